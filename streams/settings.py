@@ -1,0 +1,225 @@
+"""Read every setting once: `faust.conf`, over it the environment; refuse what is unknown or out of range.
+
+The models below are the authority on names, types, ranges and defaults; `faust.conf` repeats the defaults with their
+meaning, and a test holds the two together. Only this module reads the file and the `TALLY_` variables.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from streams.errors import SettingsError
+
+ENV_PREFIX = "TALLY_"
+CONF_FILE_VARIABLE = "TALLY_CONF_FILE"
+DEFAULT_CONF_FILE = "faust.conf"
+SECRET_FILES = {"TALLY_POSTGRES_DSN_FILE": ("postgres", "dsn")}
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
+
+
+class Section(BaseModel):
+    """One `[section]`: frozen, and strict about names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Kafka(Section):
+    servers: str = Field("", description="host:port,host:port; empty: the local one")
+
+
+class Postgres(Section):
+    dsn: str = Field("", description="libpq URL; empty: the local one")
+
+
+class Stack(Section):
+    home: Path = Field(Path(".tally"), description="a folder")
+    kafka_port: Port = 9092
+    postgres_port: Port = 5432
+    kafka_heap_mib: Annotated[int, Field(ge=128, le=65536)] = 512
+    ready_timeout_s: Seconds = 120.0
+
+
+class Topics(Section):
+    partitions: Annotated[int, Field(ge=1, le=1000)] = 4
+    replication_factor: Annotated[int, Field(ge=1, le=10)] = 1
+    retention_s: Annotated[int, Field(ge=60, le=31_536_000)] = 604_800
+    segment_s: Annotated[int, Field(ge=1, le=86_400)] = 3_600
+    record_bytes_max: Annotated[int, Field(ge=65_536, le=16_777_216)] = 4_194_304
+
+
+class Worker(Section):
+    index: Annotated[int, Field(ge=0, le=999)] = 0
+    profiles: bool = True
+    horizon_s: Annotated[int, Field(ge=3_600, le=31_536_000)] = 86_400
+    partial_interval_s: Annotated[float, Field(ge=0.05, le=60)] = 1.0
+    commit_interval_s: Annotated[float, Field(ge=0.05, le=60)] = 1.0
+    session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 20.0
+    batches_in_flight_max: Annotated[int, Field(ge=1, le=64)] = 6
+    block_cache_mib: Annotated[int, Field(ge=8, le=65_536)] = 256
+    acknowledge_timeout_s: Seconds = 60.0
+    accept_lost_events: bool = False
+
+
+class Web(Section):
+    host: str = "127.0.0.1"
+    port: Port = 6066
+
+
+class Gateway(Section):
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    workers: str = Field("", description="URLs of workers, comma separated; empty: the local ones")
+    body_bytes_max: Annotated[int, Field(ge=1_024, le=4_194_304)] = 65_536
+    linger_ms: Annotated[float, Field(ge=0, le=1_000)] = 3.0
+    events_waiting_max: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    acknowledge_timeout_s: Seconds = 10.0
+    query_timeout_s: Seconds = 30.0
+
+
+class Sinks(Section):
+    port: Port = 6060
+    batch_rows_max: Annotated[int, Field(ge=1_000, le=1_000_000)] = 65_536
+    flush_interval_s: Annotated[float, Field(ge=0.05, le=60)] = 2.0
+    user_events: bool = True
+    user_events_days: Annotated[int, Field(ge=1, le=3_650)] = 7
+    minute_cells_days: Annotated[int, Field(ge=1, le=3_650)] = 90
+    dead_letters_days: Annotated[int, Field(ge=1, le=3_650)] = 90
+
+
+class DeadLetters(Section):
+    share_max: Annotated[float, Field(gt=0, le=1)] = 0.5
+    window_records: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
+
+
+class Log(Section):
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    requests: bool = False
+    headers: bool = False
+    bodies: bool = False
+
+
+class Settings(BaseModel):
+    """Every setting of every process; see `faust.conf` for what each means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kafka: Kafka = Kafka()
+    postgres: Postgres = Postgres()
+    stack: Stack = Stack()
+    topics: Topics = Topics()
+    worker: Worker = Worker()
+    web: Web = Web()
+    gateway: Gateway = Gateway()
+    sinks: Sinks = Sinks()
+    dead_letters: DeadLetters = DeadLetters()
+    log: Log = Log()
+
+
+def load_settings(environ: Mapping[str, str] | None = None, *, path: Path | None = None) -> Settings:
+    """Return the settings of *path* (default `faust.conf`, or the file `TALLY_CONF_FILE` names) under *environ*.
+
+    Raises:
+        SettingsError: one line that names the key, its value, where it stands and what would be right.
+    """
+    environ = os.environ if environ is None else environ
+    named = environ.get(CONF_FILE_VARIABLE)
+    path = path or Path(named or DEFAULT_CONF_FILE)
+    if named and not path.is_file():
+        raise SettingsError(f"{CONF_FILE_VARIABLE}={named!r}: no such file")
+    values, places = _read_file(path) if path.is_file() else ({}, {})
+    _read_environment(environ, values, places)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, values, places)) from error
+
+
+def _read_file(path: Path) -> tuple[dict[str, dict[str, str]], dict[tuple[str, str], str]]:
+    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=None, default_section="")
+    try:
+        text = path.read_text(encoding="utf-8")
+        parser.read_string(text, source=str(path))
+    except (configparser.Error, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{path}: not readable as INI: {str(error).splitlines()[0]}") from error
+    values = {name: dict(parser[name]) for name in parser.sections()}
+    places = _lines_of(text, path)
+    dsn = values.get("postgres", {}).get("dsn", "")
+    if urlsplit(dsn).password or "password=" in dsn:
+        where = places.get(("postgres", "dsn"), str(path))
+        raise SettingsError(f"postgres.dsn holds a password ({where}); put it into TALLY_POSTGRES_DSN instead")
+    return values, places
+
+
+def _lines_of(text: str, path: Path) -> dict[tuple[str, str], str]:
+    places: dict[tuple[str, str], str] = {}
+    section = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\[(.+)\]", line):
+            section = header[1]
+            places[section, ""] = f"{path} line {number}"
+        elif key := re.match(r"([^#;\s=:]+)\s*[=:]", line):
+            places[section, key[1].lower()] = f"{path} line {number}"
+    return places
+
+
+def _read_environment(
+    environ: Mapping[str, str], values: dict[str, dict[str, str]], places: dict[tuple[str, str], str]
+) -> None:
+    known = {
+        f"{ENV_PREFIX}{section}_{key}".upper(): (section, key)
+        for section, field in Settings.model_fields.items()
+        for key in _section_model(field.annotation).model_fields
+    }
+    for variable in sorted(name for name in environ if name.startswith(ENV_PREFIX)):
+        if variable == CONF_FILE_VARIABLE:
+            continue
+        value = environ[variable]
+        if variable in SECRET_FILES:
+            section, key = SECRET_FILES[variable]
+            try:
+                value = Path(value).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise SettingsError(f"{variable}={value!r}: cannot read the file: {error.strerror}") from error
+        elif variable in known:
+            section, key = known[variable]
+        else:
+            raise SettingsError(f"{variable} is not a setting{_nearest(variable, list(known))}")
+        values.setdefault(section, {})[key] = value
+        places[section, key] = f"variable {variable}"
+
+
+def _section_model(annotation: Any) -> type[Section]:
+    assert isinstance(annotation, type) and issubclass(annotation, Section)
+    return annotation
+
+
+def _explain(error: ValidationError, values: dict[str, dict[str, str]], places: dict[tuple[str, str], str]) -> str:
+    first = error.errors(include_url=False)[0]
+    location = tuple(str(part) for part in first["loc"])
+    section, key = location[0], location[1] if len(location) > 1 else ""
+    place = places.get((section, key), "")
+    if first["type"] == "extra_forbidden":
+        known = list(Settings.model_fields)
+        if key:
+            known = list(_section_model(Settings.model_fields[section].annotation).model_fields)
+        return f"{'.'.join(filter(None, (section, key)))} is not a setting ({place}){_nearest(key or section, known)}"
+    shown = "a secret" if (section, key) in SECRET_FILES.values() else repr(values.get(section, {}).get(key))
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    return f"{section}.{key} is {shown} ({place}): {message}"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    from difflib import get_close_matches  # only on the way to an error
+
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known))}"
