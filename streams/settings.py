@@ -10,6 +10,7 @@ import configparser
 import os
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -219,7 +220,5 @@ def _explain(error: ValidationError, values: dict[str, dict[str, str]], places: 
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    from difflib import get_close_matches  # only on the way to an error
-
     near = get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(known))}"

@@ -1,0 +1,1 @@
+"""Kafka and Postgres for one machine without Docker, and the process manager that runs the whole job on it."""

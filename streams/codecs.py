@@ -1,0 +1,147 @@
+"""Turn a record's bytes into an event, or into a reason: msgspec for the many, pydantic for the doubtful.
+
+The pydantic model decides. The fast decoder is a struct made of that model, and takes only what pydantic takes, with equal
+values; a property test holds the two together. What msgspec is laxer about never reaches it alone: it skips unknown
+fields without checking their UTF-8, and nests deeper than pydantic's parser.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+import msgspec
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from streams.errors import InvalidEventError, Reason
+from streams.event_time import CANONICAL_LENGTH, MINUTE_MS, MINUTE_TEXT_LENGTH, MINUTES, RESTS
+from streams.topics import Stream
+
+EVENT_BYTES_MAX = 262_144
+PLAIN_BYTES_MAX = 400
+"""pydantic's parser nests 200 deep at most; so many brackets and a whole event need more bytes than this."""
+BRACKETS_MAX = 100
+CAREFUL_BYTES_MAX = 4_000
+"""Python turns no more than 4,300 digits into an integer; a shorter record cannot hold more."""
+
+_UNHOLDABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+FAST_ERRORS = (msgspec.DecodeError, ValueError, RecursionError, TypeError, AttributeError)
+
+Decode = Callable[[bytes], Any]
+
+
+class Codec:
+    """Decoders of one stream. `fast` and the getters are what the hot loop inlines; `decode` is the same for everybody else."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.struct = struct_of(stream.schema)
+        self.fast: Decode = msgspec.json.Decoder(self.struct).decode
+        self.key_of: Callable[[Any], str] = attrgetter(stream.key)
+        self.time_of: Callable[[Any], str] = attrgetter(stream.time)
+        self.kind_of: Callable[[Any], str] = attrgetter(stream.kind)
+
+    def decode(self, raw: bytes | None) -> tuple[Any, int]:
+        """Return the event and its time (milliseconds since 1970).
+
+        Raises:
+            InvalidEventError: with the reason code and where in the document it is wrong.
+        """
+        if raw is None or not raw:
+            raise InvalidEventError(Reason.EMPTY, "the record has no value")
+        if len(raw) > EVENT_BYTES_MAX:
+            raise InvalidEventError(Reason.TOO_LARGE, f"{len(raw)} bytes; an event has at most {EVENT_BYTES_MAX}")
+        try:
+            event = self.fast(raw) if is_safe(raw) else self._authority(raw)
+        except FAST_ERRORS:
+            event = self._authority(raw)
+        text = self.time_of(event)
+        try:
+            at_ms = MINUTES[text[:MINUTE_TEXT_LENGTH]] * MINUTE_MS + RESTS[text[MINUTE_TEXT_LENGTH:]]
+        except ValueError:
+            event = self._authority(raw)  # raises, with the place
+            raise AssertionError("pydantic took a time that the fast decoder refuses") from None
+        return event, at_ms
+
+    def _authority(self, raw: bytes) -> Any:
+        try:
+            model = self.stream.schema.model_validate_json(raw)
+        except ValidationError as error:
+            raise invalid(error) from None
+        return msgspec.convert(model.model_dump(), self.struct)
+
+
+def is_safe(raw: bytes) -> bool:
+    """Say whether the fast decoder may be asked: cheap, and wrong only to the safe side."""
+    if len(raw) > PLAIN_BYTES_MAX and (len(raw) > CAREFUL_BYTES_MAX or raw.count(b"[") + raw.count(b"{") > BRACKETS_MAX):
+        return False
+    if b"\\u" in raw and _UNHOLDABLE.search(raw):
+        return False
+    if not raw.isascii():
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def is_canonical(text: str) -> bool:
+    """Say whether an accepted time is written with exactly three digits of fraction."""
+    return len(text) == CANONICAL_LENGTH
+
+
+def invalid(error: ValidationError) -> InvalidEventError:
+    """Return the first error of pydantic as a reason code and a place, without the payload."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"] if part not in ("int", "constrained-str", "constrained-int"))
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    reason = Reason.SCHEMA
+    if first["type"] == "json_invalid":
+        surrogate = "surrogate" in message or "hex escape" in message
+        reason = Reason.TEXT if surrogate else Reason.NOT_JSON
+    elif "NUL" in message:
+        reason = Reason.TEXT
+    elif first["type"] == "value_error":
+        reason = Reason.TIME
+    return InvalidEventError(reason, f"{place}: {message}" if place else message)
+
+
+def struct_of(model: type[BaseModel]) -> type[msgspec.Struct]:
+    """Return a struct with the fields, types and limits of a pydantic model.
+
+    Raises:
+        TypeError: the model uses a type that has no counterpart here.
+    """
+    fields = [(name, _type_of(field)) for name, field in model.model_fields.items()]
+    return msgspec.defstruct(model.__name__, fields, gc=False, frozen=True)
+
+
+def _type_of(field: FieldInfo | Any) -> Any:
+    annotation, metadata = (field.annotation, field.metadata) if isinstance(field, FieldInfo) else (field, [])
+    if get_origin(annotation) is Annotated:
+        annotation, *metadata = get_args(annotation)
+        metadata = [item for entry in metadata for item in (entry.metadata if isinstance(entry, FieldInfo) else [entry])]
+    if get_origin(annotation) in (Union, types.UnionType):
+        members = [_type_of(member) for member in get_args(annotation)]
+        return Union[tuple(members)]  # noqa: UP007 - built at run time
+    if get_origin(annotation) is Literal:
+        return annotation
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return struct_of(annotation)
+    if annotation not in (int, str):
+        raise TypeError(f"no fast type for {annotation!r}")
+    limits: dict[str, Any] = {}
+    for item in metadata:
+        if isinstance(item, annotated_types.Ge):
+            limits["ge"] = item.ge
+        elif isinstance(item, annotated_types.Le):
+            limits["le"] = item.le
+        elif isinstance(item, annotated_types.MaxLen):
+            limits["max_length"] = item.max_length
+    return Annotated[annotation, msgspec.Meta(**limits)] if limits else annotation

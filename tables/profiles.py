@@ -1,0 +1,144 @@
+"""Per-user profiles as rows: append only, idempotent by key, newest first.
+
+A row's key is `user NUL kind, time inverted, offset inverted`, so the newest of one user and kind are a prefix scan and
+two events of one millisecond keep their order of arrival. One changelog record carries the rows of one span of source
+offsets and its key is that exact span: a pure function of its key, like a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from operator import attrgetter
+from struct import Struct
+from typing import Any, NamedTuple
+
+import msgspec
+
+from streams.event_time import CANONICAL_LENGTH, format_instant
+from streams.topics import Stream
+
+NEWEST_MAX = 200
+SPAN_ROWS_MAX = 4096
+SPAN_BYTES_MAX = 786_432
+"""A span stays well under the megabyte of a usual Kafka record, whatever its rows hold."""
+MISROUTED = b"\xffmisrouted"
+"""Present in a partition where a producer put a user that murmur2 puts elsewhere; no user's key starts with 0xFF."""
+INVERSE = (1 << 63) - 1
+ORDER = Struct(">QQ")
+encode_kept = msgspec.msgpack.Encoder().encode
+_decode_value = msgspec.msgpack.Decoder().decode
+_decode_span = msgspec.msgpack.Decoder(list[bytes]).decode
+_SPAN = Struct(">QQ")
+
+
+class SpanKey(NamedTuple):
+    """Source offsets that a changelog record of rows covers, both inclusive; 16 bytes."""
+
+    first: int
+    last: int
+
+    def encode(self) -> bytes:
+        return _SPAN.pack(*self)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> SpanKey:
+        return cls(*_SPAN.unpack(raw))
+
+
+class Row(NamedTuple):
+    """One event of a profile, as it was received but for the fields nobody declared."""
+
+    user: str
+    kind: str
+    at_ms: int
+    offset: int
+    time: str
+    kept: tuple[Any, ...]
+
+
+class RowCodec:
+    """Keys and values of the rows of one stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.kind_codes = {kind: b"\0" + code for kind, code in stream.kinds.items()}
+        self._kinds = {code[1:]: kind for kind, code in self.kind_codes.items()}
+        self.kept_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*stream.kept)
+
+    def prefix(self, user: str, kind: str) -> bytes:
+        """Return what the keys of one user and kind start with."""
+        return user.encode() + self.kind_codes[kind]
+
+    def encode(self, row: Row) -> tuple[bytes, bytes]:
+        """Return key and value of a row; the text of the time is kept only where it is not the canonical one."""
+        key = self.prefix(row.user, row.kind) + ORDER.pack(INVERSE - row.at_ms, INVERSE - row.offset)
+        canonical = len(row.time) == CANONICAL_LENGTH
+        return key, encode_kept(row.kept if canonical else (*row.kept, row.time))
+
+    def decode(self, key: bytes, value: bytes) -> Row:
+        """Return the row of a key and value.
+
+        Raises:
+            ValueError: the bytes are not those of a row.
+        """
+        head, order = key[: -ORDER.size], key[-ORDER.size :]
+        if head[-2:-1] != b"\0" or head[-1:] not in self._kinds:
+            raise ValueError(f"a key of {len(key)} bytes is not that of a row")
+        at_ms, offset = (INVERSE - part for part in ORDER.unpack(order))
+        fields = _decode_value(value)
+        time = fields.pop() if len(fields) > len(self.stream.kept) else format_instant(at_ms)
+        return Row(head[:-2].decode(), self._kinds[head[-1:]], at_ms, offset, time, tuple(fields))
+
+    def event_of(self, row: Row) -> dict[str, Any]:
+        """Return the event as the producer nested it, with the declared fields only."""
+        event: dict[str, Any] = {}
+        paths = (self.stream.time, self.stream.key, self.stream.kind, *self.stream.kept)
+        for path, value in zip(paths, (row.time, row.user, row.kind, *row.kept), strict=True):
+            *parents, name = path.split(".")
+            target = event
+            for parent in parents:
+                target = target.setdefault(parent, {})
+            target[name] = value
+        return event
+
+
+def encode_spans(rows: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield changelog records of at most `SPAN_ROWS_MAX` rows and about `SPAN_BYTES_MAX` bytes.
+
+    Args:
+        rows: keys and values in turn, by rising source offset; shape (2 * events,).
+    """
+    start, size = 0, 0
+    for end in range(2, len(rows) + 1, 2):
+        size += len(rows[end - 2]) + len(rows[end - 1])
+        if end == len(rows) or end - start == 2 * SPAN_ROWS_MAX or size >= SPAN_BYTES_MAX:
+            key = SpanKey(_offset_of(rows[start]), _offset_of(rows[end - 2])).encode()
+            yield key, encode_kept(rows[start:end])
+            start, size = end, 0
+
+
+def _offset_of(key: bytes) -> int:
+    return INVERSE - int.from_bytes(key[-8:], "big")
+
+
+def decode_span(value: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the key and value of each row of a changelog record."""
+    parts = iter(_decode_span(value))
+    return zip(parts, parts, strict=True)
+
+
+def newest_rows(ascending: Iterator[tuple[bytes, bytes]], prefix: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the first `NEWEST_MAX` rows of a scan that starts at *prefix*, as long as they have it."""
+    rows: list[tuple[bytes, bytes]] = []
+    for key, value in islice(ascending, NEWEST_MAX):
+        if not key.startswith(prefix) or len(key) != len(prefix) + ORDER.size:
+            break
+        rows.append((key, value))
+    return rows
+
+
+def select(rows: Sequence[Row], *, start_ms: int, end_ms: int, limit: int) -> list[Row]:
+    """Return what a query shows: trim to the newest 200 first, then the range [start, end), then the limit."""
+    ordered = sorted(rows, key=lambda row: (-row.at_ms, -row.offset))
+    return [row for row in ordered[:NEWEST_MAX] if start_ms <= row.at_ms < end_ms][:limit]
