@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, Strict, ValidationError
 from pydantic.fields import FieldInfo
 
 from streams.errors import InvalidEventError, Reason
 from streams.event_time import CANONICAL_LENGTH, MINUTE_MS, MINUTE_TEXT_LENGTH, MINUTES, RESTS
+from streams.schemas import check_instant, check_text
 from streams.topics import Stream
 
 EVENT_BYTES_MAX = 262_144
@@ -39,6 +40,7 @@ class Codec:
     """Decoders of one stream. `fast` and the getters are what the hot loop inlines; `decode` is the same for everybody else."""
 
     def __init__(self, stream: Stream) -> None:
+        refuse_unknown_checks(stream.schema, instant=stream.time)
         self.stream = stream
         self.struct = struct_of(stream.schema)
         self.fast: Decode = msgspec.json.Decoder(self.struct).decode
@@ -112,6 +114,45 @@ def invalid(error: ValidationError) -> InvalidEventError:
     return InvalidEventError(reason, f"{place}: {message}" if place else message)
 
 
+def fields_of(paths: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a getter of dotted paths that gives a tuple even of one field or none, as `attrgetter` does not."""
+    names = tuple(paths)
+    if len(names) > 1:
+        return attrgetter(*names)
+    if not names:
+        return lambda event: ()
+    only = attrgetter(names[0])
+    return lambda event: (only(event),)
+
+
+def refuse_unknown_checks(model: type[BaseModel], *, instant: str, path: str = "") -> None:
+    """Refuse a model that checks more than the fast decoder does: its events would pass unchecked.
+
+    Args:
+        model: the schema of a stream, or a part of it.
+        instant: path of the event time, the one instant that is checked after decoding.
+        path: where in the schema the model stands.
+
+    Raises:
+        TypeError: a field has a limit, a validator or an alias that has no counterpart here.
+    """
+    decorators = model.__pydantic_decorators__
+    if decorators.field_validators or decorators.model_validators or decorators.validators or decorators.root_validators:
+        raise TypeError(f"{model.__name__} has validators of its own, which the fast decoder does not know")
+    for name, field in model.model_fields.items():
+        place = f"{path}{name}"
+        if field.alias or field.validation_alias:
+            raise TypeError(f"{place} has an alias, which the fast decoder does not know")
+        for annotation, metadata in _members(field):
+            for item in metadata:
+                check = item.func if isinstance(item, AfterValidator) else None
+                known = isinstance(item, (Strict, annotated_types.Ge, annotated_types.Le, annotated_types.MaxLen))
+                if not known and check is not check_text and not (check is check_instant and place == instant):
+                    raise TypeError(f"{place} is checked by {item!r}, which the fast decoder does not know")
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                refuse_unknown_checks(annotation, instant=instant, path=f"{place}.")
+
+
 def struct_of(model: type[BaseModel]) -> type[msgspec.Struct]:
     """Return a struct with the fields, types and limits of a pydantic model.
 
@@ -122,14 +163,28 @@ def struct_of(model: type[BaseModel]) -> type[msgspec.Struct]:
     return msgspec.defstruct(model.__name__, fields, gc=False, frozen=True)
 
 
-def _type_of(field: FieldInfo | Any) -> Any:
-    annotation, metadata = (field.annotation, field.metadata) if isinstance(field, FieldInfo) else (field, [])
+def _plain(field: FieldInfo | Any) -> tuple[Any, list[Any]]:
+    """Return the bare annotation and all its metadata, however deep pydantic has put them."""
+    annotation, metadata = (field.annotation, list(field.metadata)) if isinstance(field, FieldInfo) else (field, [])
     if get_origin(annotation) is Annotated:
-        annotation, *metadata = get_args(annotation)
-        metadata = [item for entry in metadata for item in (entry.metadata if isinstance(entry, FieldInfo) else [entry])]
+        annotation, *outer = get_args(annotation)
+        metadata += [item for entry in outer for item in (entry.metadata if isinstance(entry, FieldInfo) else [entry])]
+    return annotation, metadata
+
+
+def _members(field: FieldInfo | Any) -> list[tuple[Any, list[Any]]]:
+    """Return annotation and metadata of a field, or of each member of its union."""
+    annotation, metadata = _plain(field)
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return [(annotation, metadata)]
+    members = [member for part in get_args(annotation) for member in _members(part)]
+    return [(annotation, metadata), *members]
+
+
+def _type_of(field: FieldInfo | Any) -> Any:
+    annotation, metadata = _plain(field)
     if get_origin(annotation) in (Union, types.UnionType):
-        members = [_type_of(member) for member in get_args(annotation)]
-        return Union[tuple(members)]  # noqa: UP007 - built at run time
+        return Union[tuple(_type_of(member) for member in get_args(annotation))]  # noqa: UP007 - built at run time
     if get_origin(annotation) is Literal:
         return annotation
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -13,19 +13,21 @@ INT32 = (-(2**31), 2**31 - 1)
 INT64 = (-(2**63), 2**63 - 1)
 
 
-def _check_text(text: str) -> str:
+def check_text(text: str) -> str:
+    """Refuse NUL, which Postgres cannot hold and which ends a user in the keys of rows."""
     if "\0" in text:
         raise ValueError("holds the character NUL")
     return text
 
 
-def _check_instant(text: str) -> str:
+def check_instant(text: str) -> str:
+    """Refuse what is no event time; see `streams.event_time`."""
     parse_instant(text)
     return text
 
 
-Text = Annotated[str, Field(strict=True, max_length=TEXT_LENGTH_MAX), AfterValidator(_check_text)]
-Instant = Annotated[str, Field(strict=True, max_length=30), AfterValidator(_check_instant)]
+Text = Annotated[str, Field(strict=True, max_length=TEXT_LENGTH_MAX), AfterValidator(check_text)]
+Instant = Annotated[str, Field(strict=True, max_length=30), AfterValidator(check_instant)]
 
 
 class EventSchema(BaseModel):

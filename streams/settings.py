@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from streams.errors import SettingsError
 
@@ -23,6 +23,8 @@ ENV_PREFIX = "TALLY_"
 CONF_FILE_VARIABLE = "TALLY_CONF_FILE"
 DEFAULT_CONF_FILE = "faust.conf"
 SECRET_FILES = {"TALLY_POSTGRES_DSN_FILE": ("postgres", "dsn")}
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@|\bpassword\s*=", re.IGNORECASE)
+"""A URL's `user:password@`, or libpq's keyword, in a URL's query too."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
@@ -136,7 +138,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, path: Path | None
     named = environ.get(CONF_FILE_VARIABLE)
     path = path or Path(named or DEFAULT_CONF_FILE)
     if named and not path.is_file():
-        raise SettingsError(f"{CONF_FILE_VARIABLE}={named!r}: no such file")
+        raise SettingsError(f"{CONF_FILE_VARIABLE}={named!r}: no such file; right is the path of a file like faust.conf")
     values, places = _read_file(path) if path.is_file() else ({}, {})
     _read_environment(environ, values, places)
     try:
@@ -146,19 +148,31 @@ def load_settings(environ: Mapping[str, str] | None = None, *, path: Path | None
 
 
 def _read_file(path: Path) -> tuple[dict[str, dict[str, str]], dict[tuple[str, str], str]]:
-    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=None, default_section="")
+    parser = configparser.ConfigParser(interpolation=None, default_section="")  # "": [DEFAULT] is a section like others
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         parser.read_string(text, source=str(path))
-    except (configparser.Error, UnicodeDecodeError, OSError) as error:
-        raise SettingsError(f"{path}: not readable as INI: {str(error).splitlines()[0]}") from error
+    except configparser.Error as error:
+        hidden = type(error).__name__ if _PASSWORD.search(str(error)) else " ".join(str(error).split())
+        raise SettingsError(f"{path}: {hidden}; right is `key = value` under a [section]") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     values = {name: dict(parser[name]) for name in parser.sections()}
     places = _lines_of(text, path)
-    dsn = values.get("postgres", {}).get("dsn", "")
-    if urlsplit(dsn).password or "password=" in dsn:
-        where = places.get(("postgres", "dsn"), str(path))
-        raise SettingsError(f"postgres.dsn holds a password ({where}); put it into TALLY_POSTGRES_DSN instead")
+    for section, keys in values.items():
+        for key, value in keys.items():
+            _check_one_line(section, key, value, places.get((section, key), str(path)))
     return values, places
+
+
+def _check_one_line(section: str, key: str, value: str, place: str) -> None:
+    """Refuse what INI would take for a text: a further line, a comment behind the value, a secret."""
+    if _PASSWORD.search(value):
+        raise SettingsError(f"{section}.{key} holds a password ({place}); put it into TALLY_POSTGRES_DSN instead")
+    if "\n" in value:
+        raise SettingsError(f"{section}.{key} is {value!r} ({place}): a value has one line, and a key is not indented")
+    if re.search(r"\s[#;]", value):
+        raise SettingsError(f"{section}.{key} is {value!r} ({place}): a comment stands on a line of its own, before the key")
 
 
 def _lines_of(text: str, path: Path) -> dict[tuple[str, str], str]:
@@ -168,7 +182,7 @@ def _lines_of(text: str, path: Path) -> dict[tuple[str, str], str]:
         if header := re.match(r"\[(.+)\]", line):
             section = header[1]
             places[section, ""] = f"{path} line {number}"
-        elif key := re.match(r"([^#;\s=:]+)\s*[=:]", line):
+        elif key := re.match(r"([^#;\s=:][^=:]*?)\s*[=:]", line):
             places[section, key[1].lower()] = f"{path} line {number}"
     return places
 
@@ -189,12 +203,14 @@ def _read_environment(
             section, key = SECRET_FILES[variable]
             try:
                 value = Path(value).read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise SettingsError(f"{variable}={value!r}: cannot read the file: {error.strerror}") from error
+            except (OSError, UnicodeDecodeError) as error:
+                raise SettingsError(
+                    f"{variable}={value!r}: cannot read the file: {error}; right is a file of one line"
+                ) from error
         elif variable in known:
             section, key = known[variable]
         else:
-            raise SettingsError(f"{variable} is not a setting{_nearest(variable, list(known))}")
+            raise SettingsError(f"{variable}={_shown(variable, value)} is not a setting{_nearest(variable, list(known))}")
         values.setdefault(section, {})[key] = value
         places[section, key] = f"variable {variable}"
 
@@ -206,17 +222,35 @@ def _section_model(annotation: Any) -> type[Section]:
 
 def _explain(error: ValidationError, values: dict[str, dict[str, str]], places: dict[tuple[str, str], str]) -> str:
     first = error.errors(include_url=False)[0]
-    location = tuple(str(part) for part in first["loc"])
-    section, key = location[0], location[1] if len(location) > 1 else ""
+    section, key, *_ = *(str(part) for part in first["loc"]), ""
     place = places.get((section, key), "")
-    if first["type"] == "extra_forbidden":
-        known = list(Settings.model_fields)
-        if key:
-            known = list(_section_model(Settings.model_fields[section].annotation).model_fields)
-        return f"{'.'.join(filter(None, (section, key)))} is not a setting ({place}){_nearest(key or section, known)}"
-    shown = "a secret" if (section, key) in SECRET_FILES.values() else repr(values.get(section, {}).get(key))
-    message = first["msg"][:1].lower() + first["msg"][1:]
-    return f"{section}.{key} is {shown} ({place}): {message}"
+    if section not in Settings.model_fields:
+        return f"[{section}] is not a section ({place}){_nearest(section, list(Settings.model_fields))}"
+    fields = _section_model(Settings.model_fields[section].annotation).model_fields
+    shown = _shown(section, values[section][key])
+    if key not in fields:
+        return f"{section}.{key} = {shown} is not a setting ({place}){_nearest(key, list(fields))}"
+    return f"{section}.{key} is {shown} ({place}); right is {_right(fields[key])}"
+
+
+def _shown(name: str, value: str) -> str:
+    secret = "postgres" in name.lower() or _PASSWORD.search(value)
+    return "a secret" if secret else repr(value)
+
+
+def _right(field: FieldInfo) -> str:
+    """Say in words what a setting may be."""
+    if get_origin(field.annotation) is Literal:
+        return "one of " + ", ".join(get_args(field.annotation))
+    if field.annotation is bool:
+        return "true or false"
+    if field.annotation is int:
+        noun = "a whole number"
+    else:
+        noun = "a number" if field.annotation is float else field.description or "a text"
+    words = (("from", "ge"), ("above", "gt"), ("up to", "le"))
+    limits = [f"{word} {getattr(item, name)}" for item in field.metadata for word, name in words if hasattr(item, name)]
+    return " ".join((noun, *limits))
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -97,7 +97,8 @@ class Block:
 
     def cells(self) -> Cells:
         """Return the packed cells, in the order they were folded."""
-        keys = zip(*([values[code] for code in codes] for values, codes in self.dimensions), strict=True)
+        columns = [[values[code] for code in codes] for values, codes in self.dimensions]
+        keys = list(zip(*columns, strict=True)) if columns else [()] * len(self)
         lanes = zip(self.counts.tolist(), *(values.tolist() for values in self.sums), strict=True)
         return {key: pack(count, *sums) for key, (count, *sums) in zip(keys, lanes, strict=True)}
 
@@ -140,7 +141,10 @@ def decode_block(raw: bytes) -> Block:
     """
     if raw[:1] != FORMAT:
         raise ValueError(f"block format {raw[:1]!r}, known is {FORMAT!r}")
-    wire = _decode(raw[1:])
+    try:
+        wire = _decode(raw[1:])
+    except msgspec.DecodeError as error:
+        raise ValueError("damaged block") from error
     return Block(
         dimensions=tuple(Column(values, _integers(codes, wire.cells, "u")) for values, codes in wire.dimensions),
         counts=_integers(wire.counts, wire.cells, "u"),
@@ -169,10 +173,10 @@ def _smallest(values: npt.NDArray[np.int64], dtypes: Sequence[str]) -> str:
 
 
 def _integers(raw: bytes, cells: int, kind: str) -> npt.NDArray[np.integer]:
-    values: npt.NDArray[np.integer] = np.frombuffer(raw, dtype=f"<{kind}{len(raw) // cells}")
-    if len(values) != cells:
-        raise ValueError(f"a column of {len(values)} in a block of {cells} cells")
-    return values
+    width = len(raw) // cells if cells > 0 else 0
+    if width not in (1, 2, 4, 8) or width * cells != len(raw):
+        raise ValueError(f"damaged block: a column of {len(raw)} bytes for {cells} cells")
+    return np.frombuffer(raw, dtype=f"<{kind}{width}")
 
 
 def newest(keys: Iterable[bytes]) -> dict[tuple[int, int], bytes]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from streams.codecs import FAST_ERRORS, PLAIN_BYTES_MAX, Codec
+from streams.codecs import FAST_ERRORS, PLAIN_BYTES_MAX, Codec, fields_of
 from streams.errors import InvalidEventError, Reason
 from streams.event_time import CANONICAL_LENGTH, MINUTE_MS, MINUTES, RESTS
 from tables.blocks import Cells, pack
@@ -28,7 +28,7 @@ class Fold:
         self.codec = codec
         self.rows = rows
         stream = codec.stream
-        self._dimensions_of = attrgetter(*stream.dimensions.values())
+        self._dimensions_of = fields_of(stream.dimensions.values())
         sums = [attrgetter(path) for path in stream.sums.values()]
         self._one = pack(1, *(0 for _ in sums))
         self._sums_of: Callable[[Any], int] = sums[0] if len(sums) == 1 else lambda event: pack(0, *(of(event) for of in sums))

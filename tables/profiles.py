@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from operator import attrgetter
 from struct import Struct
 from typing import Any, NamedTuple
 
 import msgspec
 
+from streams.codecs import fields_of
 from streams.event_time import CANONICAL_LENGTH, format_instant
 from streams.topics import Stream
 
@@ -27,7 +27,7 @@ MISROUTED = b"\xffmisrouted"
 INVERSE = (1 << 63) - 1
 ORDER = Struct(">QQ")
 encode_kept = msgspec.msgpack.Encoder().encode
-_decode_value = msgspec.msgpack.Decoder().decode
+_decode_value = msgspec.msgpack.Decoder(list[Any]).decode
 _decode_span = msgspec.msgpack.Decoder(list[bytes]).decode
 _SPAN = Struct(">QQ")
 
@@ -64,7 +64,7 @@ class RowCodec:
         self.stream = stream
         self.kind_codes = {kind: b"\0" + code for kind, code in stream.kinds.items()}
         self._kinds = {code[1:]: kind for kind, code in self.kind_codes.items()}
-        self.kept_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*stream.kept)
+        self.kept_of: Callable[[Any], tuple[Any, ...]] = fields_of(stream.kept)
 
     def prefix(self, user: str, kind: str) -> bytes:
         """Return what the keys of one user and kind start with."""
@@ -86,7 +86,12 @@ class RowCodec:
         if head[-2:-1] != b"\0" or head[-1:] not in self._kinds:
             raise ValueError(f"a key of {len(key)} bytes is not that of a row")
         at_ms, offset = (INVERSE - part for part in ORDER.unpack(order))
-        fields = _decode_value(value)
+        try:
+            fields = _decode_value(value)
+        except msgspec.DecodeError as error:
+            raise ValueError("the value is not that of a row") from error
+        if len(fields) - len(self.stream.kept) not in (0, 1):
+            raise ValueError(f"a row of {len(fields)} fields, declared are {len(self.stream.kept)}")
         time = fields.pop() if len(fields) > len(self.stream.kept) else format_instant(at_ms)
         return Row(head[:-2].decode(), self._kinds[head[-1:]], at_ms, offset, time, tuple(fields))
 
@@ -122,9 +127,21 @@ def _offset_of(key: bytes) -> int:
     return INVERSE - int.from_bytes(key[-8:], "big")
 
 
+def user_of(key: bytes) -> bytes:
+    """Return the user of a row's key, UTF-8."""
+    return key[: -ORDER.size - 2]
+
+
 def decode_span(value: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the key and value of each row of a changelog record."""
-    parts = iter(_decode_span(value))
+    """Yield the key and value of each row of a changelog record.
+
+    Raises:
+        ValueError: the bytes are not those of `encode_spans`.
+    """
+    try:
+        parts = iter(_decode_span(value))
+    except msgspec.DecodeError as error:
+        raise ValueError("the value is not that of a span") from error
     return zip(parts, parts, strict=True)
 
 

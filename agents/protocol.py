@@ -1,0 +1,388 @@
+"""The protocol that counts every event exactly once: the one place where the order of work is decided.
+
+Invariants, for each source partition:
+
+1. *Law.* A changelog record is a pure function of its key (tables/blocks, tables/profiles). Sending again, in another
+   order or by a second writer changes nothing.
+2. *Continuity.* A batch is folded only if it belongs to the transport's current epoch and starts where the last one ended.
+   A new epoch begins at a bucket's start, with the bucket empty; or at the log's start, seeded from the stored versions.
+3. *Changelog before store.* RocksDB is written when every acknowledgment of this batch, and of all before it, is in; the
+   offset key goes with the last write, and only while our own records lie contiguously behind it.
+4. *Store before acknowledgment.* A batch is acknowledged to Faust when 3 is done, so a commit never passes it.
+5. *Commit at bucket starts.* The transport rounds down: an open bucket is always read again from its first offset.
+6. *No escape.* An exception in 2 to 4 ends the process. Raising would acknowledge.
+
+A second delivery of any batch, by a restart, a rebalance or a rewind, folds the same cells under the same keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from faust.types import TP
+from rocksdict import WriteBatch
+
+from agents.beginning import Beginning, beginning_at
+from agents.changelog import BatchProducer, ChangelogRecord, OffsetKeys, Sent, send_groups
+from agents.guard import DeadLetterShare, guard
+from streams.clock import Clock
+from streams.errors import KafkaUnavailableError, Reason
+from streams.metrics import WorkerMetrics
+from streams.partitioner import partition_of
+from streams.runs import Run
+from streams.settings import Settings
+from streams.topics import BUCKET_OFFSETS, DEAD_LETTERS, changelog_of
+from tables.blocks import PROGRESS, BlockKey, OpenBucket, Record, decode_block, newest
+from tables.fold import Fold, Refused
+from tables.partitions import PartitionState
+from tables.profiles import MISROUTED, encode_spans, user_of
+from tables.registry import StreamTables
+from tables.store import OFFSET_KEY, Store, note_arrival, without_log
+from tables.trim import trim
+
+log = logging.getLogger(__name__)
+
+WRITE_ROWS_MAX = 2048
+"""Rows of one RocksDB write: it holds the GIL, and the views share the loop."""
+
+ROUTING_SAMPLE_ROWS = 64
+"""The first row of a batch and every so many more are checked, so that even a trickle is seen at once."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one delivery becomes: all of it is sent, stored and acknowledged together."""
+
+    event: Any | None = None
+    records: int = 0
+    blocks: list[list[Record]] = field(default_factory=list)
+    closed: list[OpenBucket] = field(default_factory=list)
+    rows: list[bytes] = field(default_factory=list)
+    refused: list[tuple[Refused, Any]] = field(default_factory=list)
+    misrouted: bool = False
+    started_s: float = 0.0
+
+
+class CountingProtocol:
+    """Counts the events of one stream; one for each worker process."""
+
+    def __init__(self, tables: StreamTables, fold: Fold, settings: Settings, *, metrics: WorkerMetrics, clock: Clock) -> None:
+        self.tables = tables
+        self.fold = fold
+        self.settings = settings
+        self.metrics = metrics
+        self.clock = clock
+        self.states: dict[int, PartitionState] = {}
+        self.dead_letter_share = DeadLetterShare(settings.dead_letters)
+        self.offset_keys = OffsetKeys(self._persisted_offset, lambda table: metrics.frozen.labels(table).inc())
+        self._slots = asyncio.Semaphore(settings.worker.batches_in_flight_max)
+        self._sums = len(tables.stream.sums)
+        self._warned = False
+
+    @property
+    def consumer(self) -> Any:
+        return self.tables.blocks.app.consumer
+
+    @property
+    def producer(self) -> BatchProducer:
+        producer: BatchProducer = self.tables.blocks.app.producer._ensure_producer()
+        return producer
+
+    def state(self, partition: int) -> PartitionState:
+        """Return the state of a partition, a new one at first sight."""
+        state = self.states.get(partition)
+        if state is None:
+            state = self.states[partition] = PartitionState(partition, self._sums)
+        return state
+
+    # -- 1. accept
+
+    async def count(self, event: Any) -> None:
+        """Take one delivery through the whole protocol; returns when it is sent, and finishes in the background."""
+        message = event.message
+        state = self.state(message.partition)
+        if message.epoch != self.consumer.epoch(message.tp):
+            return  # the partition was sought since: that span comes again
+        if state.epoch != message.epoch and not await self._begin(state, message):
+            return
+        if state.next != message.start:
+            log.warning("a batch of %s was lost before %d: reading again from the commit", message.tp, message.start)
+            self.metrics.rewinds.inc()
+            await self.consumer.rewind(message.tp)
+            return
+        await self._slots.acquire()
+        batch = Batch(event=event, started_s=self.clock.monotonic_s())
+        state.folding = True
+        for run in message.value:
+            self._fold_run(state, run, batch)
+            await asyncio.sleep(0)  # the views share the loop
+        self._observe(message.value, batch)
+        batch.misrouted = self._sees_misrouted(state.partition, batch.rows)
+        if batch.started_s - state.emitted_at_s >= self.settings.worker.partial_interval_s:
+            self._add_partial(state, batch)
+        await self._send(state, batch)
+        state.folding = False
+
+    async def _begin(self, state: PartitionState, message: Any) -> bool:
+        """Begin a new epoch; False when its first batch is not the one that the seek asked for."""
+        if state.tail is not None:
+            await state.tail  # what the store holds must include what was on its way
+        seek = self.consumer.seeks[message.tp]
+        if seek.epoch != message.epoch or seek.position != message.start:
+            await self.consumer.rewind(message.tp)
+            return False
+        counted = self.counted(state.partition)
+        beginning = beginning_at(
+            seek.position, committed=seek.committed, log_start=seek.log_start, counted=counted,
+            accept_lost=self.settings.worker.accept_lost_events,
+        )  # fmt: skip
+        self.metrics.replayed.inc(max(0, (counted or 0) - seek.position))
+        state.begin(message.epoch, seek.position)
+        self._seed(state, beginning)
+        log.info("counting %s from offset %d", message.tp, seek.position)
+        return True
+
+    def _seed(self, state: PartitionState, beginning: Beginning) -> None:
+        if beginning.seed:
+            bucket = state.open
+            stored = self.stored_versions(state.partition, bucket.number)
+            blocks = [(key, decode_block(value)) for key, value in stored if key.minute != PROGRESS]
+            bucket.seed(blocks, through=min(beginning.through, bucket.end - 1))
+
+    # -- 2. fold
+
+    def _fold_run(self, state: PartitionState, run: Run, batch: Batch) -> None:
+        """Fold one run, cut at bucket ends and where a seeded bucket begins to count; close what is complete."""
+        offset, end = run.base, run.end
+        while offset < end:
+            self._close_before(state, offset, batch)
+            bucket = state.open
+            cut = min(end, bucket.end, bucket.counted if offset < bucket.counted else end)
+            minutes = bucket.minutes if offset >= bucket.counted else {}
+            values = run.values[offset - run.base : cut - run.base]
+            for refused in self.fold.fold(values, offset, minutes, batch.rows):
+                batch.refused.append((refused, run.records[refused.offset - run.base]))
+            state.next = offset = cut
+        state.next = end
+        state.dirty = True
+        self._close_before(state, end, batch)
+        batch.records += len(run.values)
+
+    def _close_before(self, state: PartitionState, offset: int, batch: Batch) -> None:
+        bucket = state.open
+        if offset >= bucket.end:
+            batch.blocks.append(self._emit(state, bucket.end - 1))
+            batch.closed.append(bucket)
+            state.closing.append(bucket)
+            state.open = OpenBucket(offset // BUCKET_OFFSETS, self._sums)
+            state.dirty = False
+
+    def _emit(self, state: PartitionState, through: int) -> list[Record]:
+        store, partition = self.tables.block_store, state.partition
+        state.emitted_at_s = self.clock.monotonic_s()
+        return state.open.emit(through, stored=lambda low, high: store.keys_between(partition, low, high))
+
+    def _observe(self, runs: list[Run], batch: Batch) -> None:
+        dead = len(batch.refused)
+        self.dead_letter_share.add(records=batch.records, dead=dead)
+        self.metrics.dead_letter_share.set(self.dead_letter_share.share)
+        self.metrics.batch_records.observe(batch.records)
+        self.metrics.events.labels("counted").inc(batch.records - dead)
+        self.metrics.events.labels("dead_letter").inc(dead)
+        for refused, _ in batch.refused:
+            self.metrics.dead_letters.labels(refused.reason.value).inc()
+        if runs[-1].records:
+            self.metrics.event_age.observe(max(0, self.clock.now_ms() - runs[-1].records[-1].timestamp) / 1000)
+
+    def _sees_misrouted(self, partition: int, rows: list[bytes]) -> bool:
+        """Look at a sample of a batch: say whether a producer put a user elsewhere than murmur2 would."""
+        partitions = self.settings.topics.partitions
+        sample = rows[:: 2 * ROUTING_SAMPLE_ROWS]
+        misrouted = sum(partition_of(user_of(key), partitions) != partition for key in sample)
+        if misrouted:
+            self.metrics.misrouted.labels(self.tables.stream.topic).inc(misrouted)
+            self._warn_of_misrouted(partition)
+        return misrouted > 0
+
+    def _warn_of_misrouted(self, partition: int) -> None:
+        if not self._warned:
+            self._warned = True
+            topic = self.tables.stream.topic
+            log.warning(
+                "a producer of %s does not use the murmur2 partitioner (seen in partition %d): profiles are now asked for "
+                "everywhere, which costs a request a worker; set partitioner=murmur2_random in librdkafka",
+                topic, partition,
+            )  # fmt: skip
+
+    # -- 3. send
+
+    async def _send(self, state: PartitionState, batch: Batch) -> None:
+        """Send everything a batch became, in order; its finishing waits for that of the batch before."""
+        rows = list(encode_spans(batch.rows))
+        async with state.lock:
+            blocks = [[ChangelogRecord(*record) for record in group] for group in batch.blocks]
+            sent = {
+                self.tables.blocks.name: await self._send_table(self.tables.blocks, state.partition, blocks),
+                DEAD_LETTERS: await self._send_dead_letters(state.partition, batch),
+            }
+            if self.tables.rows is not None:
+                if batch.misrouted:
+                    rows.append((MISROUTED, next(encode_spans([MISROUTED, b""]))[1]))
+                groups = [[ChangelogRecord(*record)] for record in rows]
+                sent[self.tables.rows.name] = await self._send_table(self.tables.rows, state.partition, groups)
+            state.tail = asyncio.ensure_future(self._finish(state, batch, sent, state.tail))
+
+    async def _send_table(self, table: Any, partition: int, groups: list[list[ChangelogRecord]]) -> list[Sent]:
+        size = sum(len(record.key or b"") + len(record.value or b"") for group in groups for record in group)
+        self.metrics.changelog_bytes.labels(table.name).inc(size)
+        return await send_groups(self.producer, changelog_of(table.name), partition, groups)
+
+    async def _send_dead_letters(self, partition: int, batch: Batch) -> list[Sent]:
+        topic = self.tables.stream.topic
+        groups = [[dead_letter(topic, partition, refused, record)] for refused, record in batch.refused]
+        return await send_groups(self.producer, DEAD_LETTERS, partition, groups)
+
+    # -- 4. store, 5. acknowledge
+
+    async def _finish(
+        self, state: PartitionState, batch: Batch, sent: dict[str, list[Sent]], before: asyncio.Future[None] | None
+    ) -> None:
+        async with guard():
+            acknowledged = {table: await self._acknowledgments(batches) for table, batches in sent.items()}
+            if before is not None:
+                await before
+            self._store_blocks(state.partition, batch, acknowledged[self.tables.blocks.name])
+            if self.tables.rows is not None:
+                await self._store_rows(state.partition, batch, acknowledged[self.tables.rows.name])
+            for bucket in batch.closed:
+                state.closing.remove(bucket)
+            if batch.event is not None:
+                batch.event.ack()
+                self.metrics.batch_seconds.observe(self.clock.monotonic_s() - batch.started_s)
+                self._slots.release()
+
+    async def _acknowledgments(self, sent: list[Sent]) -> list[tuple[int, int]]:
+        timeout_s = self.settings.worker.acknowledge_timeout_s
+        try:
+            return [
+                ((await asyncio.wait_for(asyncio.shield(part.acknowledgment), timeout_s)).offset, part.records) for part in sent
+            ]
+        except TimeoutError as error:
+            raise KafkaUnavailableError(f"Kafka did not acknowledge a changelog batch within {timeout_s} s") from error
+
+    def _store_blocks(self, partition: int, batch: Batch, acknowledged: list[tuple[int, int]]) -> None:
+        store = self.tables.block_store
+        database = store.database(partition)
+        if not batch.blocks or database is None:  # revoked meanwhile: the changelog has it, and the offset key has not moved
+            return
+        write = WriteBatch(raw_mode=True)
+        for group in batch.blocks:
+            for key, value in group:
+                if value is None:
+                    write.delete(key)
+                else:
+                    write.put(key, value)
+                    note_arrival(write, key, self.clock.now_ms())
+        self._remember(write, self.tables.blocks.name, partition, acknowledged)
+        database.write(write, without_log())
+
+    async def _store_rows(self, partition: int, batch: Batch, acknowledged: list[tuple[int, int]]) -> None:
+        """Write rows in slices; the offset key comes in the last, so a crash in between only repeats them."""
+        rows = batch.rows
+        if not rows:
+            return
+        store: Store = self.tables.row_store  # type: ignore[assignment]
+        last = max(0, (len(rows) - 1) // (2 * WRITE_ROWS_MAX))
+        for number in range(last + 1):
+            database = store.database(partition)
+            if database is None:
+                return
+            write = WriteBatch(raw_mode=True)
+            pairs = iter(rows[2 * WRITE_ROWS_MAX * number : 2 * WRITE_ROWS_MAX * (number + 1)])
+            for key in pairs:
+                write.put(key, next(pairs))
+            if batch.misrouted:
+                write.put(MISROUTED, b"")
+            if number == last:
+                self._remember(write, self.tables.rows.name, partition, acknowledged)  # type: ignore[union-attr]
+            database.write(write, without_log())
+            del database
+            if number < last:
+                await asyncio.sleep(0)
+        trim(store, partition, rows)
+
+    def _remember(self, write: WriteBatch, table: str, partition: int, acknowledged: list[tuple[int, int]]) -> None:
+        offset = self.offset_keys.advance(table, partition, acknowledged)
+        if offset is not None:
+            write.put(OFFSET_KEY, str(offset).encode())
+
+    def _persisted_offset(self, table: str, partition: int) -> int | None:
+        kept = next(kept for kept in self.tables.all if kept.name == table)
+        offset: int | None = kept.data.persisted_offset(TP(changelog_of(table), partition))
+        return offset
+
+    # -- partial versions, for freshness and for a source that forgets
+
+    async def send_partials(self, *, keep_alive_s: float) -> None:
+        """Send what the open buckets hold, where that changed; and what has been silent for long, unchanged."""
+        for partition in self.tables.block_store.owned():
+            state = self.state(partition)
+            batch = Batch()
+            if state.folding:
+                continue  # it sends the partial version itself
+            if state.dirty:
+                self._add_partial(state, batch)
+            elif self.clock.monotonic_s() - state.emitted_at_s > keep_alive_s:
+                batch.blocks.append(self._keep_alive(state))
+            if any(batch.blocks):
+                await self._send(state, batch)
+
+    def _add_partial(self, state: PartitionState, batch: Batch) -> None:
+        if state.dirty:
+            batch.blocks.append(self._emit(state, state.through))
+            state.dirty = False
+
+    def _keep_alive(self, state: PartitionState) -> list[Record]:
+        """Return the stored versions of the last bucket: sent again they outlive every retention while it is open."""
+        state.emitted_at_s = self.clock.monotonic_s()
+        progress = self._progress(state.partition)
+        if progress is None:
+            return []
+        return [(key.encode(), value) for key, value in self.stored_versions(state.partition, progress.bucket)]
+
+    # -- what the store knows
+
+    def counted(self, partition: int) -> int | None:
+        """Return the offset before which the stored state has everything; None where nothing is stored."""
+        progress = self._progress(partition)
+        return None if progress is None else progress.through + 1
+
+    def _progress(self, partition: int) -> BlockKey | None:
+        low, high = BlockKey(PROGRESS, 0, 0).encode(), b"\xff" * 21
+        keys = self.tables.block_store.keys_between(partition, low, high)
+        return max((BlockKey.decode(key) for key in keys), key=lambda key: key.through, default=None)
+
+    def stored_versions(self, partition: int, bucket: int) -> list[tuple[BlockKey, bytes]]:
+        """Return the newest version of every minute of one bucket, progress included; scans all keys of the partition."""
+        store = self.tables.block_store
+        mine = (key for key in store.keys_between(partition, b"", b"\xff" * 21) if len(key) == 20)
+        best = newest(key for key in mine if BlockKey.decode(key).bucket == bucket)
+        database = store.database(partition)
+        return [] if database is None else [(BlockKey.decode(key), database.get(key)) for key in sorted(best.values())]
+
+
+def dead_letter(topic: str, partition: int, refused: Refused, record: Any) -> ChangelogRecord:
+    """Return a record as it came, with why it is dead in its headers. Its identity is (topic, partition, offset)."""
+    why = {
+        "reason": refused.reason.value,
+        "detail": refused.detail,
+        "topic": topic,
+        "partition": str(partition),
+        "offset": str(refused.offset),
+        "stage": "count" if refused.reason is not Reason.REFUSED_BY_POSTGRES else "sink",
+    }
+    headers = [*record.headers, *((name, text.encode("utf-8", "replace")) for name, text in why.items())]
+    return ChangelogRecord(record.key, record.value, headers)

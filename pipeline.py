@@ -1,0 +1,50 @@
+"""The topology on one page: every agent, table, timer and view of a worker. Run by `faust -A pipeline worker`."""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+from agents.count import create_agent
+from agents.protocol import CountingProtocol
+from agents.timers import create_timers
+from streams.app import create_app, source_topic
+from streams.clock import SYSTEM_CLOCK
+from streams.codecs import Codec
+from streams.errors import SettingsError
+from streams.metrics import WorkerMetrics
+from streams.settings import load_settings
+from streams.topics import USER_TAGS
+from tables import store
+from tables.fold import Fold
+from tables.profiles import RowCodec
+from tables.registry import create_tables
+from views.owners import Owners
+from views.web import Views, create_views, errors_as_json
+
+GC_THRESHOLDS = (100_000, 50, 50)
+"""A batch makes tens of thousands of tuples that no cycle holds; the default would look at them again and again."""
+
+try:
+    settings = load_settings()
+    app = create_app(settings, store=store.SCHEME)
+except SettingsError as error:
+    sys.exit(str(error))
+
+app.conf.web_application_options = {"middlewares": [errors_as_json]}
+metrics = WorkerMetrics()
+partitions = settings.topics.partitions
+
+# user-tags.v1 -> minute-blocks, user-profiles, dead-letters.v1
+tags = source_topic(app, USER_TAGS, partitions=partitions)
+tag_tables = create_tables(app, USER_TAGS, settings)
+tag_fold = Fold(Codec(USER_TAGS), RowCodec(USER_TAGS) if settings.worker.profiles else None)
+tag_protocol = CountingProtocol(tag_tables, tag_fold, settings, metrics=metrics, clock=SYSTEM_CLOCK)
+count_tags = create_agent(app, tags, tag_protocol)
+create_timers(app, tag_protocol)
+
+# tables -> answers
+create_views(app, Views(tag_tables, tag_protocol.states, Owners(app, tag_tables, partitions=partitions), metrics))
+
+gc.set_threshold(*GC_THRESHOLDS)
+gc.freeze()

@@ -1,0 +1,70 @@
+"""Make the Faust app of a worker from the settings; every choice that is not Faust's default says why."""
+
+from __future__ import annotations
+
+import faust
+
+from streams import transport
+from streams.errors import SettingsError
+from streams.settings import Settings
+from streams.topics import APP_ID, Stream
+
+POLL_RUNS_MAX = 16
+"""Runs of one poll over all partitions, and records of a changelog when recovering."""
+FETCH_BYTES_MAX = 1 << 20
+QUEUE_BATCHES_MAX = 4
+REQUEST_BYTES_MAX = 32 << 20
+"""One bucket's blocks go in one batch, and their texts may be long: 4,096 cells x 3 x 512 characters of 4 bytes."""
+
+
+def create_app(settings: Settings, *, store: str) -> faust.App:
+    """Return the app; nothing is connected yet.
+
+    Raises:
+        SettingsError: no Kafka is named.
+    """
+    if not settings.kafka.servers:
+        raise SettingsError("kafka.servers is empty: start everything with `make run`, or set TALLY_KAFKA_SERVERS")
+    worker = settings.worker
+    folder = settings.stack.home.absolute() / f"worker-{worker.index}"
+    folder.parent.mkdir(parents=True, exist_ok=True)  # Faust makes the folder, not its parents
+    return faust.App(
+        APP_ID,
+        broker=f"{transport.SCHEME}://" + settings.kafka.servers.replace(",", ";"),
+        store=f"{store}://",
+        datadir=folder,
+        topic_partitions=settings.topics.partitions,
+        topic_replication_factor=settings.topics.replication_factor,
+        topic_disable_leader=True,
+        topic_allow_declare=False,  # created, with their settings, before a worker starts
+        table_standby_replicas=0,  # recovery from the changelog is fast; a standby doubles the work
+        broker_commit_interval=worker.commit_interval_s,
+        broker_commit_every=1_000_000,  # counts batches: the interval alone decides
+        broker_max_poll_records=POLL_RUNS_MAX,
+        broker_session_timeout=worker.session_timeout_s,
+        broker_heartbeat_interval=worker.session_timeout_s / 5,
+        broker_rebalance_timeout=60.0,
+        broker_request_timeout=90.0,
+        broker_check_crcs=True,
+        consumer_max_fetch_size=FETCH_BYTES_MAX,
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=f"{APP_ID}-{worker.index}",  # after a kill, no waiting for the session to end
+        producer_linger=0.0,
+        producer_max_batch_size=REQUEST_BYTES_MAX,
+        producer_max_request_size=REQUEST_BYTES_MAX,
+        producer_compression_type="zstd",  # aiokafka's lz4 is its slowest level: 3 µs an event
+        producer_request_timeout=worker.acknowledge_timeout_s,
+        stream_wait_empty=False,  # a batch in flight is acknowledged too late and read again: nothing counts twice
+        web_host=settings.web.host,
+        web_bind=settings.web.host,
+        web_port=settings.web.port + worker.index,
+        worker_redirect_stdouts=False,
+        # Faust's own views show keys and topology to anybody
+        web_router_enabled=False,
+        web_tables_enabled=False,
+    )
+
+
+def source_topic(app: faust.App, stream: Stream, *, partitions: int) -> faust.TopicT:
+    """Return the topic of a stream, delivered in batches."""
+    return app.topic(stream.topic, schema=transport.BatchSchema(), partitions=partitions, maxsize=QUEUE_BATCHES_MAX)

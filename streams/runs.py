@@ -1,0 +1,107 @@
+"""Cut fetched record batches into runs: contiguous records of one partition as raw bytes, without an object a record.
+
+A run says from which position it was fetched, so a hole in the log (a transaction's marker, an aborted transaction, a
+compacted record) and a hole in our reading can be told apart: the first lies between a run's `start` and its `base`, the
+second between one run's `end` and the next one's `start`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.consumer import consumer as aiokafka_consumer
+from aiokafka.consumer import fetcher as aiokafka_fetcher
+from aiokafka.errors import CorruptRecordException
+
+from streams.topics import STREAMS
+
+RUN_RECORDS_MAX = 1024
+"""What is folded between two awaits: about 3 ms, because the views share the loop."""
+FETCH_WAIT_MS = 100
+"""Faust fixes 1,500: one long poll that covers only idle partitions then holds up every other of that broker."""
+PREFETCH_BACKOFF_S = 0.005
+BATCH_TOPICS: set[str] = {stream.topic for stream in STREAMS}
+
+
+@dataclass(slots=True)
+class Run:
+    """Records of contiguous offsets.
+
+    Attributes:
+        start: position that was read on from; offsets in [start, base) hold no record for us.
+        base: offset of the first record.
+        values: payloads, None where a record has none.
+        records: aiokafka's records themselves, for the key and headers of the few that become dead letters.
+    """
+
+    start: int
+    base: int
+    values: list[bytes | None]
+    records: list[Any]
+
+    @property
+    def end(self) -> int:
+        """Position after the last record."""
+        return self.base + len(self.values)
+
+
+class RunRecords(aiokafka_fetcher.PartitionRecords):
+    """aiokafka's reader of one fetched partition, yielding runs for the topics that are consumed in batches."""
+
+    next_fetch_offset: int
+
+    def _unpack_records(self) -> Iterator[Any]:
+        return self._runs() if self._tp.topic in BATCH_TOPICS else super()._unpack_records()
+
+    def _runs(self) -> Iterator[Run]:
+        start = self.next_fetch_offset
+        while self._records.has_next():
+            batch = self._records.next_batch()
+            if self._check_crcs and not batch.validate_crc():
+                raise CorruptRecordException(f"invalid CRC in {self._tp}")
+            if not self._is_skipped(batch):
+                for run in cut(list(batch), start):
+                    self.next_fetch_offset = start = run.end
+                    yield run
+            self.next_fetch_offset = max(batch.next_offset, self.next_fetch_offset)
+        if self.next_fetch_offset > start:  # a hole at the end: without this, the next fetch would seem to skip it
+            yield Run(start, self.next_fetch_offset, [], [])
+
+    def _is_skipped(self, batch: Any) -> bool:
+        """Say whether a batch is a marker or belongs to an aborted transaction; the rules are aiokafka's own."""
+        if batch.producer_id is not None:
+            self._consume_aborted_up_to(batch.base_offset)
+            if batch.is_control_batch and self._contains_abort_marker(batch):
+                self._aborted_producers.discard(batch.producer_id)
+            if batch.is_transactional and batch.producer_id in self._aborted_producers:
+                return True
+        return bool(batch.is_control_batch)
+
+
+def cut(records: list[Any], start: int) -> Iterator[Run]:
+    """Yield runs of at most `RUN_RECORDS_MAX` records, cut at every hole, of the records from *start* on."""
+    if records and records[0].offset < start:
+        records = [record for record in records if record.offset >= start]
+    first = 0
+    for index in range(1, len(records) + 1):
+        hole = index < len(records) and records[index].offset != records[index - 1].offset + 1
+        if hole or index - first == RUN_RECORDS_MAX or index == len(records):
+            part = records[first:index]
+            yield Run(start, part[0].offset, [record.value for record in part], part)
+            start, first = part[-1].offset + 1, index
+
+
+class Fetcher(aiokafka_fetcher.Fetcher):
+    """aiokafka's fetcher with a short wait, and blind to transactions that were not committed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.update(fetch_max_wait_ms=FETCH_WAIT_MS, prefetch_backoff=PREFETCH_BACKOFF_S, isolation_level="read_committed")
+        super().__init__(*args, **kwargs)
+
+
+def install() -> None:
+    """Put both classes where aiokafka looks for its own: it has no other place for them."""
+    aiokafka_fetcher.PartitionRecords = RunRecords
+    aiokafka_consumer.Fetcher = Fetcher

@@ -1,0 +1,108 @@
+"""Ask the workers that hold the partitions, and never answer with less than all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from streams.errors import IncompleteAnswerError
+from streams.partitioner import partition_of
+from streams.topics import changelog_of
+from tables.registry import StreamTables
+from views.profiles import is_misrouted
+
+log = logging.getLogger(__name__)
+
+PEER_TIMEOUT_S = 10.0
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Owners:
+    """Who holds which partition, by what Faust's leader told at the last rebalance."""
+
+    def __init__(self, app: Any, tables: StreamTables, *, partitions: int) -> None:
+        self._app = app
+        self._tables = tables
+        self.partitions = partitions
+        self.misrouted = False
+
+    def is_ready(self) -> bool:
+        """Say whether this worker may answer for its partitions: recovered, and no rebalance under way."""
+        return bool(self._app.tables.actives_ready and not self._app.rebalancing)
+
+    def holds(self, partitions: Iterable[int]) -> bool:
+        """Say whether this worker is ready and owns all of these."""
+        return self.is_ready() and set(partitions) <= set(self._tables.block_store.owned())
+
+    def partitions_of(self, user: str) -> list[int]:
+        """Return where the rows of a user are: one partition, or all once a producer was seen that partitions otherwise."""
+        self.misrouted = self.misrouted or is_misrouted(self._tables)
+        if self.misrouted:
+            return list(range(self.partitions))
+        return [partition_of(user.encode(), self.partitions)]
+
+    def by_owner(self, partitions: Iterable[int]) -> dict[str, list[int]]:
+        """Return the wanted partitions by the URL of their owner.
+
+        Raises:
+            IncompleteAnswerError: nobody owns one of them.
+        """
+        topic = changelog_of(self._tables.stream.blocks_table)
+        owner_of = {
+            partition: url for url, topics in self._app.router.tables_metadata().items() for partition in topics.get(topic, ())
+        }
+        wanted: dict[str, list[int]] = {}
+        for partition in partitions:
+            if partition not in owner_of:
+                raise IncompleteAnswerError(f"partition {partition} has no owner")
+            wanted.setdefault(owner_of[partition], []).append(partition)
+        return wanted
+
+    async def ask(
+        self, path: str, partitions: Iterable[int], fields: Mapping[str, Any], here: Callable[[list[int]], Awaitable[Any]]
+    ) -> list[Any]:
+        """Return one answer an owner, each for the partitions it owns; this worker's own by a call of *here*.
+
+        Raises:
+            IncompleteAnswerError: an owner is not ready, or does not answer in time.
+        """
+        if not self.is_ready():
+            raise IncompleteAnswerError("this worker is recovering or rebalancing")
+        own_url = URL(str(self._app.conf.canonical_url))
+        asked = [
+            here(mine) if URL(url) == own_url else self._ask_peer(URL(url) / path, mine, fields)
+            for url, mine in self.by_owner(partitions).items()
+        ]
+        return list(await asyncio.gather(*asked))
+
+    async def _ask_peer(self, url: URL, partitions: list[int], fields: Mapping[str, Any]) -> Any:
+        body = _encode({**fields, "partitions": partitions})
+        timeout = aiohttp.ClientTimeout(total=PEER_TIMEOUT_S)
+        try:
+            async with self._app.http_client.post(url, data=body, timeout=timeout) as response:
+                if response.status != 200:
+                    raise IncompleteAnswerError(f"the owner of partitions {partitions} is not ready")
+                answer = msgspec.msgpack.decode(await response.read(), strict=False)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise IncompleteAnswerError(f"the owner of partitions {partitions} does not answer") from error
+        self.misrouted = self.misrouted or answer["misrouted"]
+        return answer["answer"]
+
+    async def look_round(self) -> None:
+        """Ask every peer whether it has seen a producer that partitions otherwise; one that is down is asked again later."""
+        if not self.is_ready() or self.misrouted:
+            return
+        try:
+            await self.ask("internal/look", range(self.partitions), {}, _nothing)
+        except IncompleteAnswerError as error:
+            log.debug("could not ask every peer: %s", error)
+
+
+async def _nothing(partitions: list[int]) -> None:
+    return None

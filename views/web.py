@@ -1,0 +1,168 @@
+"""The web views of a worker: queries for everybody, the same between workers, health and metrics."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from faust.web import View
+
+from streams.errors import IncompleteAnswerError
+from streams.metrics import CONTENT_TYPE, WorkerMetrics
+from tables.partitions import PartitionState
+from tables.profiles import Row, RowCodec
+from tables.registry import StreamTables
+from views import aggregates, profiles
+from views.owners import Owners
+from views.queries import AggregatesQuery, BadQueryError, parse_aggregates, parse_profile
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 1
+LOOK_ROUND_S = 5.0
+_json = msgspec.json.Encoder().encode
+_msgpack = msgspec.msgpack.Encoder().encode
+Handler = Callable[[Any], Awaitable[web.StreamResponse]]
+
+
+class Views:
+    """What the handlers need: the tables of a stream, what is in memory of them, and who owns the rest."""
+
+    def __init__(self, tables: StreamTables, states: dict[int, PartitionState], owners: Owners, metrics: WorkerMetrics) -> None:
+        self.tables = tables
+        self.states = states
+        self.owners = owners
+        self.metrics = metrics
+        self.codec = RowCodec(tables.stream)
+
+    async def totals_here(self, query: AggregatesQuery, partitions: list[int]) -> aggregates.Totals:
+        """Return the totals of partitions that this worker owns."""
+        return aggregates.merge(
+            aggregates.partition_totals(self.tables, self.states.get(partition), partition, query) for partition in partitions
+        )
+
+    async def rows_here(self, user: str, partitions: list[int]) -> list[Row]:
+        """Return the rows of a user in partitions that this worker owns."""
+        return [row for partition in partitions for row in profiles.partition_rows(self.tables, self.codec, partition, user)]
+
+    async def answer_aggregates(self, request: web.Request) -> web.StreamResponse:
+        query = parse_aggregates(self.tables.stream, request.rel_url.raw_query_string)
+        partitions = range(self.owners.partitions)
+        fields = {"start": query.start, "end": query.end, "filters": dict(query.filters)}
+        parts = await self.owners.ask("internal/aggregates", partitions, fields, lambda mine: self.totals_here(query, mine))
+        return json_answer(aggregates.format_answer(self.tables.stream, query, aggregates.merge(parts)))
+
+    async def answer_profile(self, request: web.Request) -> web.StreamResponse:
+        user = request.match_info["user"]
+        query = parse_profile(self.tables.stream, user, request.rel_url.raw_query_string)
+        if self.tables.rows is None:
+            return error_answer(404, "profiles_off", "this installation keeps no profiles")
+        asked = self.owners.partitions_of(user)
+        parts = await self.owners.ask("internal/profiles", asked, {"user": user}, lambda mine: self.rows_here(user, mine))
+        rows = [Row._make((*row[:-1], tuple(row[-1]))) for part in parts for row in part]
+        return json_answer(profiles.format_answer(self.codec, query, rows))
+
+    async def answer_peer(self, request: web.Request) -> web.StreamResponse:
+        """Answer another worker for the partitions that this one owns, or 503."""
+        asked = msgspec.msgpack.decode(await request.read())
+        mine = asked["partitions"]
+        if not self.owners.holds(mine):
+            return error_answer(503, "not_owner", "this worker is not the ready owner of these partitions")
+        answer: Any = None
+        if request.path.endswith("aggregates"):
+            query = AggregatesQuery(asked["start"], asked["end"], asked["filters"], ())
+            answer = await self.totals_here(query, mine)
+        elif request.path.endswith("profiles"):
+            answer = await self.rows_here(asked["user"], mine)
+        misrouted = profiles.is_misrouted(self.tables)
+        return web.Response(body=_msgpack({"answer": answer, "misrouted": misrouted}), content_type="application/msgpack")
+
+    async def ready(self, request: web.Request) -> web.StreamResponse:
+        """Say 200 when recovered and not rebalancing."""
+        app = self.tables.blocks.app
+        if self.owners.is_ready():
+            return json_answer({"ready": True, "partitions": self.tables.block_store.owned()})
+        reason = "rebalancing" if app.rebalancing else "recovering the tables"
+        return json_answer({"ready": False, "reason": reason}, status=503)
+
+    async def live(self, request: web.Request) -> web.StreamResponse:
+        """Say 200 as long as the event loop turns."""
+        return json_answer({"live": True})
+
+    async def show_metrics(self, request: web.Request) -> web.StreamResponse:
+        """Return Prometheus text."""
+        return web.Response(body=self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    def timed(self, query: str, handler: Handler, *, scope: str) -> Handler:
+        """Return a handler that answers every error in JSON, and counts."""
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            started_s = time.perf_counter()
+            try:
+                response = await handler(request)
+            except BadQueryError as error:
+                response = error_answer(400, "bad_query", str(error))
+            except IncompleteAnswerError as error:
+                response = error_answer(503, "incomplete", str(error))
+            if response.status != 200:
+                self.metrics.query_errors.labels(query, response.status).inc()
+            self.metrics.query_seconds.labels(query, scope).observe(time.perf_counter() - started_s)
+            return response
+
+        return answer
+
+
+def create_views(app: Any, views: Views) -> None:
+    """Declare the pages of a worker."""
+    _add_page(app, "/aggregates", views.timed("aggregates", views.answer_aggregates, scope="whole"), {"get", "post"})
+    _add_page(app, "/user_profiles/{user}", views.timed("profile", views.answer_profile, scope="whole"), {"get", "post"})
+    for name in ("aggregates", "profiles", "look"):
+        _add_page(app, f"/internal/{name}", views.timed(name, views.answer_peer, scope="peer"), {"post"})
+    _add_page(app, "/live", views.live, {"get"})
+    _add_page(app, "/ready", views.ready, {"get"})
+    _add_page(app, "/metrics", views.show_metrics, {"get"})
+
+    @app.timer(LOOK_ROUND_S, name="look-round")
+    async def look_round() -> None:
+        """Learn whether another worker has seen a producer that partitions otherwise."""
+        await views.owners.look_round()
+
+
+def _add_page(app: Any, path: str, handler: Handler, methods: set[str]) -> None:
+    async def page(self: Any, request: web.Request, **_: Any) -> web.StreamResponse:
+        return await handler(request)
+
+    name = "page-" + path.strip("/").replace("/", "-")
+    app.page(path, name=name)(type(name, (View,), dict.fromkeys(methods, page)))
+
+
+def json_answer(value: Any, *, status: int = 200) -> web.Response:
+    """Return a JSON answer."""
+    return web.Response(body=_json(value), status=status, content_type="application/json")
+
+
+def error_answer(status: int, code: str, message: str) -> web.Response:
+    """Return an error in the form of every error: code and message, no trace, no payload."""
+    response = json_answer({"error": {"code": code, "message": message}}, status=status)
+    if status == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return response
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer unknown paths, wrong methods and our own failures in JSON."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        response = error_answer(error.status, error.reason.lower().replace(" ", "_"), f"{request.method} {error.reason}")
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except Exception:
+        log.exception("a view failed on %s", request.path)
+        return error_answer(500, "internal", "the view failed; the worker's log says why")
