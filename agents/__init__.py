@@ -1,0 +1,1 @@
+"""What happens: the agent, the protocol that keeps counts exact, what the clock does."""

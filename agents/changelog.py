@@ -21,7 +21,7 @@ class ChangelogRecord(NamedTuple):
 
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Sequence[tuple[str, bytes | None]] = ()
 
 
 class Sent(NamedTuple):
@@ -59,7 +59,7 @@ async def send_groups(
         sent.append(Sent(await producer.send_batch(batch, topic, partition=partition), len(pending)))
 
     for group in groups:
-        group_bytes = sum(len(record.key or b"") + len(record.value or b"") + RECORD_OVERHEAD_BYTES for record in group)
+        group_bytes = sum(map(_bytes_of, group))
         if pending and pending_bytes + group_bytes > BATCH_BYTES:
             await flush()
             pending, pending_bytes = [], 0
@@ -68,6 +68,11 @@ async def send_groups(
     if pending:
         await flush()
     return sent
+
+
+def _bytes_of(record: ChangelogRecord) -> int:
+    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers + RECORD_OVERHEAD_BYTES
 
 
 @dataclass

@@ -34,9 +34,7 @@ def find_java() -> Path:
 def java_major(java: str) -> int:
     """Return the major version of the *java* program; 0 when it does not run or says none."""
     try:
-        answer = subprocess.run(
-            [java, "-version"], capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=False
-        )
+        answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return 0
     return parse_major(answer.stderr + answer.stdout)

@@ -98,13 +98,15 @@ class LocalService(ABC):
         for attempt in range(1, START_TRIES + 1):
             self._spawn()
             try:
-                return self.wait_ready(timeout_s)
+                self.wait_ready(timeout_s)
             except ServiceNotReadyError:
                 ended = not self.is_running()
                 self.kill()
                 if not ended or attempt == START_TRIES:
                     raise
                 time.sleep(TRY_PAUSE_S)
+            else:
+                return
 
     def is_running(self) -> bool:
         """Return whether the process that `start` made lives."""
@@ -157,11 +159,11 @@ def die_with_parent(number: signal.Signals) -> Callable[[], None]:
     return ask_kernel
 
 
-def last_lines(path: Path, count: int = LOG_LINES_SHOWN) -> list[str]:
-    """Return the last *count* lines of *path* that say anything; none when it cannot be read."""
+def last_lines(path: Path, count: int = LOG_LINES_SHOWN, *, start: int = 0) -> list[str]:
+    """Return the last *count* lines of *path* behind byte *start* that say anything; none when it cannot be read."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+            file.seek(max(start, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import faust
 
 from streams import transport
 from streams.errors import SettingsError
-from streams.settings import Settings
+from streams.settings import Settings, Worker
 from streams.topics import APP_ID, Stream
 
 POLL_RUNS_MAX = 16
@@ -38,22 +40,8 @@ def create_app(settings: Settings, *, store: str) -> faust.App:
         topic_disable_leader=True,
         topic_allow_declare=False,  # created, with their settings, before a worker starts
         table_standby_replicas=0,  # recovery from the changelog is fast; a standby doubles the work
-        broker_commit_interval=worker.commit_interval_s,
-        broker_commit_every=1_000_000,  # counts batches: the interval alone decides
-        broker_max_poll_records=POLL_RUNS_MAX,
-        broker_session_timeout=worker.session_timeout_s,
-        broker_heartbeat_interval=worker.session_timeout_s / 5,
-        broker_rebalance_timeout=60.0,
-        broker_request_timeout=90.0,
-        broker_check_crcs=True,
-        consumer_max_fetch_size=FETCH_BYTES_MAX,
-        consumer_auto_offset_reset="earliest",
-        consumer_group_instance_id=f"{APP_ID}-{worker.index}",  # after a kill, no waiting for the session to end
-        producer_linger=0.0,
-        producer_max_batch_size=REQUEST_BYTES_MAX,
-        producer_max_request_size=REQUEST_BYTES_MAX,
-        producer_compression_type="zstd",  # aiokafka's lz4 is its slowest level: 3 µs an event
-        producer_request_timeout=worker.acknowledge_timeout_s,
+        **_consumer_settings(worker),
+        **_producer_settings(worker),
         stream_wait_empty=False,  # a batch in flight is acknowledged too late and read again: nothing counts twice
         web_host=settings.web.host,
         web_bind=settings.web.host,
@@ -63,6 +51,32 @@ def create_app(settings: Settings, *, store: str) -> faust.App:
         web_router_enabled=False,
         web_tables_enabled=False,
     )
+
+
+def _consumer_settings(worker: Worker) -> dict[str, Any]:
+    return {
+        "broker_commit_interval": worker.commit_interval_s,
+        "broker_commit_every": 1_000_000,  # counts batches: the interval alone decides
+        "broker_max_poll_records": POLL_RUNS_MAX,
+        "broker_session_timeout": worker.session_timeout_s,
+        "broker_heartbeat_interval": worker.session_timeout_s / 5,
+        "broker_rebalance_timeout": 60.0,
+        "broker_request_timeout": 90.0,
+        "broker_check_crcs": True,
+        "consumer_max_fetch_size": FETCH_BYTES_MAX,
+        "consumer_auto_offset_reset": "earliest",
+        "consumer_group_instance_id": f"{APP_ID}-{worker.index}",  # after a kill, no waiting for the session to end
+    }
+
+
+def _producer_settings(worker: Worker) -> dict[str, Any]:
+    return {
+        "producer_linger": 0.0,
+        "producer_max_batch_size": REQUEST_BYTES_MAX,
+        "producer_max_request_size": REQUEST_BYTES_MAX,
+        "producer_compression_type": "zstd",  # aiokafka's lz4 is its slowest level: 3 µs an event
+        "producer_request_timeout": worker.acknowledge_timeout_s,
+    }
 
 
 def source_topic(app: faust.App, stream: Stream, *, partitions: int) -> faust.TopicT:

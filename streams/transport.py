@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from streams import runs as runs_
+from streams.clock import SYSTEM_CLOCK
 from streams.runs import BATCH_TOPICS, Run
 from streams.topics import BUCKET_OFFSETS
 
@@ -161,7 +161,7 @@ class Consumer(driver.Consumer):
             return None
         end = runs[-1].end
         message = BatchMessage(
-            tp.topic, tp.partition, end - 1, time.time(), 0, None, None, runs, None, 0, 0, tp,
+            tp.topic, tp.partition, end - 1, SYSTEM_CLOCK.now_ms() / 1000, 0, None, None, runs, None, 0, 0, tp,
             generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
         message.start, message.epoch = expected, self._epochs[tp]
@@ -181,7 +181,7 @@ class Consumer(driver.Consumer):
                 log.warning("the log of %s starts at %d, past the position %d", tp, log_start, expected)
                 await self.rewind(tp)
             else:
-                await self._seek(tp, expected)
+                await self._seek_on_thread({tp: expected})
         except Exception as error:  # noqa: BLE001 - the next fetch does not continue either, and comes back here
             log.warning("could not seek %s again: %r", tp, error)
 
@@ -204,16 +204,21 @@ class Consumer(driver.Consumer):
 
     async def _seek_to_start(self, partitions: Collection[TP]) -> None:
         log_starts = await self.earliest_offsets(*partitions) if partitions else {}
+        positions: dict[TP, int] = {}
         for tp in partitions:
             committed, log_start = self._committed_offset.get(tp), log_starts.get(tp) or 0
-            position = max(committed or 0, log_start)
-            await self._seek(tp, position)  # Faust leaves a partition without a commit where it was
-            self.seeks[tp] = Seek(self._epochs[tp], position, committed, log_start)
-            self._position[tp] = position
+            positions[tp] = max(committed or 0, log_start)
+            self.seeks[tp] = Seek(self._epochs[tp], positions[tp], committed, log_start)
+        await self._seek_on_thread(positions)  # Faust leaves a partition without a commit where it was
+        self._position.update(positions)
+
+    async def _seek_on_thread(self, positions: dict[TP, int]) -> None:
+        """Seek where the fetching happens: Faust's own `_seek` changes aiokafka's buffers under its other thread's hands."""
+        await self.seek_wait(positions)
 
     def _forget(self, tp: TP) -> None:
         self._epochs[tp] += 1
-        for memory in (self._position, self._handed_out, self._done, self._acked, self._acked_index):
+        for memory in (self._position, self._handed_out, self._done, self._acked):
             memory.pop(tp, None)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
@@ -227,12 +232,20 @@ class Consumer(driver.Consumer):
     # -- acknowledging and committing
 
     def ack(self, message: Any) -> bool:
-        """Take an acknowledgment, unless the partition was sought since: that span is read again."""
-        if message.tp.topic in BATCH_TOPICS and message.epoch != self._epochs[message.tp]:
-            message.acked = True
-            self._unacked_messages.discard(message)
-            return False
-        return bool(super().ack(message))
+        """Take an acknowledgment, unless the partition was sought since: that span is read again.
+
+        Faust ignores what lies below the commit it knows of: one that lands while a seek goes back before it would leave the
+        spans in between open, and stop every later commit.
+        """
+        tp = message.tp
+        if tp.topic not in BATCH_TOPICS:
+            return bool(super().ack(message))
+        current = not message.acked and message.epoch == self._epochs[tp]
+        message.acked = True
+        self._unacked_messages.discard(message)
+        if current:
+            self._acked[tp].append(message.offset)
+        return current
 
     def _advance(self, tp: TP) -> None:
         """Move `_done` over every acknowledged span that continues it."""
@@ -246,7 +259,6 @@ class Consumer(driver.Consumer):
             done = last + 1
             starts.pop(last, None)
             acked.remove(last)
-            self._acked_index[tp].discard(last)
         self._done[tp] = done
 
     def _new_offset(self, tp: TP) -> int | None:

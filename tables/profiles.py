@@ -149,9 +149,10 @@ def newest_rows(ascending: Iterator[tuple[bytes, bytes]], prefix: bytes) -> list
     """Return the first `NEWEST_MAX` rows of a scan that starts at *prefix*, as long as they have it."""
     rows: list[tuple[bytes, bytes]] = []
     for key, value in islice(ascending, NEWEST_MAX):
-        if not key.startswith(prefix) or len(key) != len(prefix) + ORDER.size:
+        if not key.startswith(prefix):
             break
-        rows.append((key, value))
+        if len(key) == len(prefix) + ORDER.size:  # a store's own keys, of another length, are no rows
+            rows.append((key, value))
     return rows
 
 

@@ -1,0 +1,1 @@
+"""What is shown by a worker: queries, health, metrics; reads tables, writes none."""

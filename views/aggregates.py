@@ -28,7 +28,7 @@ def partition_totals(tables: StreamTables, state: PartitionState | None, partiti
     """
     totals: Totals = {}
     store = tables.block_store
-    low, high = BlockKey(query.start, 0, 0).encode(), BlockKey(query.end, 0, 0).encode()
+    low, high = (BlockKey(max(0, minute), 0, 0).encode() for minute in (query.start, query.end))  # no event before 1970
     stored = newest(store.keys_between(partition, low, high))
     filters = {index: query.filters[name] for index, name in enumerate(tables.stream.dimensions) if name in query.filters}
     for minute in range(query.start, query.end) if state is not None else ():

@@ -31,19 +31,24 @@ class Owners:
         self._tables = tables
         self.partitions = partitions
         self.misrouted = False
+        self._has_looked = False
 
     def is_ready(self) -> bool:
         """Say whether this worker may answer for its partitions: recovered, and no rebalance under way."""
         return bool(self._app.tables.actives_ready and not self._app.rebalancing)
 
     def holds(self, partitions: Iterable[int]) -> bool:
-        """Say whether this worker is ready and owns all of these."""
-        return self.is_ready() and set(partitions) <= set(self._tables.block_store.owned())
+        """Say whether this worker is ready and owns all of these, their stores open."""
+        wanted = set(partitions)
+        return self.is_ready() and all(wanted <= set(table.data.owned()) for table in self._tables.all)
 
     def partitions_of(self, user: str) -> list[int]:
-        """Return where the rows of a user are: one partition, or all once a producer was seen that partitions otherwise."""
+        """Return where the rows of a user are: one partition, or all once a producer was seen that partitions otherwise.
+
+        After a start it is all as well, until every peer has told what it remembers: one of them may have seen it before.
+        """
         self.misrouted = self.misrouted or is_misrouted(self._tables)
-        if self.misrouted:
+        if self.misrouted or not self._has_looked:
             return list(range(self.partitions))
         return [partition_of(user.encode(), self.partitions)]
 
@@ -76,10 +81,15 @@ class Owners:
             raise IncompleteAnswerError("this worker is recovering or rebalancing")
         own_url = URL(str(self._app.conf.canonical_url))
         asked = [
-            here(mine) if URL(url) == own_url else self._ask_peer(URL(url) / path, mine, fields)
+            self._ask_here(mine, here) if URL(url) == own_url else self._ask_peer(URL(url) / path, mine, fields)
             for url, mine in self.by_owner(partitions).items()
         ]
         return list(await asyncio.gather(*asked))
+
+    async def _ask_here(self, partitions: list[int], here: Callable[[list[int]], Awaitable[Any]]) -> Any:
+        if not self.holds(partitions):
+            raise IncompleteAnswerError(f"this worker does not hold partitions {partitions} yet")
+        return await here(partitions)
 
     async def _ask_peer(self, url: URL, partitions: list[int], fields: Mapping[str, Any]) -> Any:
         body = _encode({**fields, "partitions": partitions})
@@ -102,6 +112,8 @@ class Owners:
             await self.ask("internal/look", range(self.partitions), {}, _nothing)
         except IncompleteAnswerError as error:
             log.debug("could not ask every peer: %s", error)
+        else:
+            self._has_looked = True
 
 
 async def _nothing(partitions: list[int]) -> None:

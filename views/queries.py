@@ -18,7 +18,9 @@ FIELDS_MAX = 200
 """Parameters of one query, so that a repeated aggregate stays an answer and not a burden."""
 COUNT = "count"
 _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,3}))?", re.ASCII)
-_WHOLE = re.compile(r"\d{1,18}", re.ASCII)
+_WHOLE = re.compile(r"\d+", re.ASCII)
+LIMIT_DIGITS_MAX = 9
+"""Digits of a limit that are looked at: any longer number is above `NEWEST_MAX`, and Python refuses very long ones."""
 
 
 class BadQueryError(TallyError):
@@ -61,7 +63,7 @@ def parse_profile(stream: Stream, user: str, query: str) -> ProfileQuery:
     text = _single(fields, "limit", default=str(NEWEST_MAX))
     if not _WHOLE.fullmatch(text):
         raise BadQueryError(f"limit is {text!r}: a whole number from 0 is needed")
-    return ProfileQuery(user, start_ms, end_ms, min(int(text), NEWEST_MAX))
+    return ProfileQuery(user, start_ms, end_ms, min(int(text.lstrip("0")[:LIMIT_DIGITS_MAX] or 0), NEWEST_MAX))
 
 
 def parse_aggregates(stream: Stream, query: str) -> AggregatesQuery:
@@ -90,7 +92,7 @@ def _fields(query: str) -> dict[str, list[str]]:
         raise BadQueryError("the query is not UTF-8, or has too many parameters") from error
     fields: dict[str, list[str]] = {}
     for name, value in pairs:
-        key, text = name, value
+        key, text = "aggregates" if name == "aggregates[]" else name, value
         if name == "time_range" and "?" in value:  # "?time_range=…?limit=…" stands in the task's own text
             text, _, rest = value.partition("?")
             key_of_rest, _, value_of_rest = rest.partition("=")
@@ -131,8 +133,7 @@ def _instant(text: str) -> int:
 
 
 def _aggregates(stream: Stream, fields: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    given = [*fields.get("aggregates", ()), *fields.get("aggregates[]", ())]
-    names = tuple(name.strip().lower() for text in given for name in text.split(",") if text)
+    names = tuple(name.strip().lower() for text in fields.get("aggregates", ()) for name in text.split(",") if text)
     known = aggregate_names(stream)
     if not names:
         raise BadQueryError(f"aggregates is needed: one or more of {', '.join(known).upper()}")

@@ -119,7 +119,7 @@ class Views:
 def create_views(app: Any, views: Views) -> None:
     """Declare the pages of a worker."""
     _add_page(app, "/aggregates", views.timed("aggregates", views.answer_aggregates, scope="whole"), {"get", "post"})
-    _add_page(app, "/user_profiles/{user}", views.timed("profile", views.answer_profile, scope="whole"), {"get", "post"})
+    _add_page(app, r"/user_profiles/{user:[^/]*}", views.timed("profile", views.answer_profile, scope="whole"), {"get", "post"})
     for name in ("aggregates", "profiles", "look"):
         _add_page(app, f"/internal/{name}", views.timed(name, views.answer_peer, scope="peer"), {"post"})
     _add_page(app, "/live", views.live, {"get"})

@@ -1,0 +1,50 @@
+# Every command of Tally; `make` alone lists them. Each does its own set-up first.
+
+MAKEFLAGS += --no-print-directory
+PYTHON := .venv/bin/python
+WORKERS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run demo load test check psql lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: # .venv as requirements.lock says, quick when done already
+	@for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			exec $$python stack/bootstrap.py; \
+		fi; \
+	done; \
+	echo 'tally: Python 3.11 or newer is needed, and none is on the path' >&2; exit 1
+
+# exec: signals to make, or to its process group, reach the job itself, which stops in order.
+
+run: setup ## the whole job in the foreground; Ctrl-C stops it. WORKERS=n
+	@exec $(PYTHON) -m stack run --workers '$(WORKERS)'
+
+demo: setup ## the same with generated traffic. RATE=events a second
+	@exec $(PYTHON) -m stack demo --workers '$(WORKERS)'
+
+load: setup ## the load generator against a running gateway. ARGS=
+	@exec $(PYTHON) -m load $(ARGS)
+
+test: setup ## every test, on a throw-away Kafka and Postgres of its own. ARGS=
+	@exec $(PYTHON) -m pytest $(ARGS)
+
+check: setup ## format, lint, types, import contracts, unit tests
+	@$(PYTHON) -m ruff format --check --quiet .
+	@$(PYTHON) -m ruff check --quiet .
+	@$(PYTHON) -m mypy
+	@.venv/bin/lint-imports
+	@exec $(PYTHON) -m pytest -q tests/unit tests/tidy
+
+psql: setup ## a prompt on the running database
+	@exec $(PYTHON) -m stack psql
+
+lock: setup ## requirements.lock anew from pyproject.toml
+	@exec $(PYTHON) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-annotate --custom-compile-command "make lock" --group dev pyproject.toml -o requirements.lock
+
+clean: ## remove what these commands created, after asking
+	@if [ -x $(PYTHON) ]; then $(PYTHON) -m stack clean; fi && rm -rf .venv

@@ -1,0 +1,53 @@
+"""Say everything the gateway itself answers: JSON errors without a trace or a payload, and the empty answer of success."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+JSON_TYPE = (b"content-type", b"application/json")
+RETRY_AFTER_S = 1
+"""A broker's leader election or a worker's recovery rarely ends sooner; less would only add load to what is down."""
+RETRY_AFTER = (b"retry-after", str(RETRY_AFTER_S).encode("ascii"))
+CLOSE = (b"connection", b"close")
+
+NO_CONTENT: Message = {"type": "http.response.start", "status": 204, "headers": []}
+END: Message = {"type": "http.response.body", "body": b""}
+
+
+def error_body(code: str, message: str, hint: str | None = None) -> bytes:
+    """Return the JSON of an error.
+
+    >>> error_body("not_found", "no such path")
+    b'{"error":{"code":"not_found","message":"no such path"}}'
+    """
+    error = {"code": code, "message": message}
+    if hint is not None:
+        error["hint"] = hint
+    return msgspec.json.encode({"error": error})
+
+
+async def answer(send: Send, status: int, body: bytes, headers: Headers | None = None) -> None:
+    """Send a whole answer; JSON, unless *headers* hold another content type."""
+    sent = headers or []
+    if not any(name == b"content-type" for name, _ in sent):
+        sent = [JSON_TYPE, *sent]
+    length = (b"content-length", str(len(body)).encode("ascii"))
+    await send({"type": "http.response.start", "status": status, "headers": [*sent, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def answer_error(send: Send, status: int, body: bytes, headers: Headers | None = None) -> None:
+    """Send an error; one that passes (503) says when to try again."""
+    sent = list(headers or [])
+    if status == 503:
+        sent.append(RETRY_AFTER)
+    await answer(send, status, body, sent)

@@ -1,0 +1,81 @@
+"""Put the routes together: the hot one straight on ASGI, all others by Starlette, and every error as JSON."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway import user_tags
+from gateway.answers import CLOSE, Receive, Scope, Send, answer_error, error_body
+from gateway.health import JSON, Health
+from gateway.intake import Intake
+from gateway.queries import Queries
+from gateway.request_log import LoggedRequests
+from gateway.user_tags import UserTags
+from gateway.workers import Workers
+from streams.metrics import GatewayMetrics
+from streams.settings import Settings
+from streams.topics import USER_TAGS
+
+log = logging.getLogger(__name__)
+
+HINTS = {404: "paths: /user_tags, /user_profiles/{cookie}, /aggregates, /health, /live, /ready, /metrics"}
+
+
+class App:
+    """The ASGI application."""
+
+    def __init__(self, intake: Intake, workers: Workers, metrics: GatewayMetrics, settings: Settings) -> None:
+        self._user_tags = UserTags(USER_TAGS, intake, metrics, settings)
+        health = Health(intake, workers, metrics)
+        self._rest = Starlette(
+            routes=[
+                Route(user_tags.PATH, self._user_tags, methods=["POST"]),
+                Route("/user_profiles/{cookie:path}", Queries("user_profiles", workers, metrics, settings), methods=QUERY),
+                Route("/aggregates", Queries("aggregates", workers, metrics, settings), methods=QUERY),
+                Route("/health", health.ready),
+                Route("/ready", health.ready),
+                Route("/live", health.live),
+                Route("/metrics", health.metrics),
+            ],
+            exception_handlers={HTTPException: answer_http_error},
+        )
+        self._rest.router.redirect_slashes = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if scope["path"] == user_tags.PATH and scope["method"] == "POST":
+                await self._user_tags(scope, receive, send)
+            else:
+                await self._rest(scope, receive, send)
+        except Exception as error:  # The one place that keeps a bug from the client's eyes.
+            log.exception("a request failed: %s", type(error).__name__, extra={"method": scope["method"]})
+            await answer_error(send, 500, error_body("bug", "the gateway failed on this request"), [CLOSE])
+
+
+QUERY = ("GET", "POST")
+
+
+def build_app(intake: Intake, workers: Workers, metrics: GatewayMetrics, settings: Settings) -> App | LoggedRequests:
+    """Return the application, with a log line a request when the settings ask for it."""
+    app = App(intake, workers, metrics, settings)
+    return LoggedRequests(app, settings.log) if settings.log.requests else app
+
+
+async def answer_http_error(request: Request, error: Exception) -> Response:
+    """Answer an unknown path or a wrong method in our form; OPTIONS asks for the methods and is no error."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if "Allow" in headers:
+        headers["Allow"] = ", ".join(sorted({*headers["Allow"].split(", "), "OPTIONS"}))
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+    status = HTTPStatus(error.status_code)
+    body = error_body(status.name.lower(), status.phrase.lower(), HINTS.get(error.status_code))
+    return Response(body, status_code=error.status_code, media_type=JSON, headers=headers)

@@ -1,0 +1,39 @@
+"""Tell whether the gateway lives and is ready, and what it measured."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.answers import RETRY_AFTER_S
+from gateway.intake import Intake
+from gateway.workers import Workers
+from streams.metrics import CONTENT_TYPE, GatewayMetrics
+
+JSON = "application/json"
+
+
+class Health:
+    """Endpoints for load balancers, process managers and Prometheus."""
+
+    def __init__(self, intake: Intake, workers: Workers, metrics: GatewayMetrics) -> None:
+        self._intake = intake
+        self._workers = workers
+        self._metrics = metrics
+
+    async def live(self, request: Request) -> Response:
+        """Answer 200: the process runs."""
+        return Response(b'{"live":true}', media_type=JSON)
+
+    async def ready(self, request: Request) -> Response:
+        """Answer 200 when Kafka acknowledges and a worker is ready; else 503 with the reasons."""
+        reasons = [reason for reason in (self._intake.why_not_ready(), self._workers.why_not_ready()) if reason]
+        if reasons:
+            body = msgspec.json.encode({"ready": False, "reasons": reasons})
+            return Response(body, status_code=503, media_type=JSON, headers={"Retry-After": str(RETRY_AFTER_S)})
+        return Response(msgspec.json.encode({"ready": True, "workers_ready": self._workers.ready_count}), media_type=JSON)
+
+    async def metrics(self, request: Request) -> Response:
+        """Answer the Prometheus text of this process."""
+        return Response(self._metrics.text(), media_type=CONTENT_TYPE)

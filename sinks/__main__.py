@@ -1,0 +1,196 @@
+"""Run the sinks, `python -m sinks`, or bring the schema up to date, `python -m sinks migrate`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import warnings
+from threading import Event
+from typing import Any
+
+with warnings.catch_warnings():
+    # kafka-python reads its own schemas by a deprecated call, once, while it is imported.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from kafka import KafkaConsumer
+    from kafka.errors import KafkaError
+
+import psycopg
+
+from sinks.blocks import BlockWriter
+from sinks.dead_letters import DeadLetterProducer, DeadLetterWriter
+from sinks.health import Health, Routes, serve
+from sinks.loop import SinkLoop, SinkStoppedError
+from sinks.migrate import check_revision, migrate
+from sinks.observe import Observer
+from sinks.postgres import Postgres, Remedy, remedy_of
+from sinks.profiles import RowWriter
+from sinks.retention import Retention
+from sinks.writers import Writer
+from streams.clock import SYSTEM_CLOCK
+from streams.errors import SettingsError, TallyError
+from streams.metrics import SinkMetrics
+from streams.settings import Settings, load_settings
+from streams.topics import STREAMS
+
+log = logging.getLogger(__name__)
+
+USAGE = "usage: python -m sinks [migrate]"
+GROUP = "tally-sinks"
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+START_PAUSE_S = 1.0
+FETCH_BYTES_MAX = 16 * 1024 * 1024
+PARTITION_FETCH_BYTES_MAX = 4 * 1024 * 1024
+SESSION_TIMEOUT_MS = 6_000
+"""The least that brokers allow by default: after a kill -9 the partitions wait for it. Heartbeats have their own thread."""
+HEARTBEAT_INTERVAL_MS = 1_500
+REQUEST_TIMEOUT_MS = 15_000
+RECONNECT_PAUSE_MS_MAX = 2_000
+METADATA_AGE_MS = 15_000
+"""Topics that are made after the start are seen within this."""
+CLOSE_TIMEOUT_MS = 3_000
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the arguments say and return the exit code; an error is one line."""
+    if arguments not in ([], ["migrate"]):
+        sys.stderr.write(USAGE + "\n")
+        return 2
+    try:
+        settings = load_settings()
+        _check_settings(settings)
+        logging.basicConfig(level=settings.log.level, format=LOG_FORMAT)
+        # Of its many lines a minute none is ours to read, but for what goes wrong.
+        logging.getLogger("kafka").setLevel(max(logging.WARNING, logging.getLogger().level))
+        if arguments == ["migrate"]:
+            sys.stdout.write(migrate(settings.postgres.dsn) + "\n")
+        else:
+            run(settings)
+    except TallyError as error:
+        sys.stderr.write(f"sinks: {error}\n")
+        return 1
+    return 0
+
+
+def run(settings: Settings) -> None:
+    """Carry records until SIGTERM or SIGINT.
+
+    Raises:
+        TallyError: going on needs a human; the message is one line.
+    """
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    metrics, health = SinkMetrics(), Health(SYSTEM_CLOCK)
+    server = serve(Routes(health, metrics), settings.sinks.port)
+    postgres = Postgres(settings.postgres.dsn)
+    try:
+        _wait_for_schema(postgres, health, stop)
+        consumer = _connect(settings, stop)
+        if consumer is None:
+            return
+        observer = Observer(consumer, postgres, metrics=metrics, health=health, clock=SYSTEM_CLOCK)
+        try:
+            _loop(settings, consumer, postgres, observer=observer, stop=stop)
+        finally:
+            consumer.close(autocommit=False, timeout_ms=CLOSE_TIMEOUT_MS)
+    finally:
+        postgres.close()
+        server.shutdown()
+
+
+def _loop(settings: Settings, consumer: Any, postgres: Postgres, *, observer: Observer, stop: Event) -> None:
+    retention = Retention(STREAMS, settings.sinks, SYSTEM_CLOCK)
+    letters = DeadLetterProducer(settings.kafka.servers, record_bytes_max=settings.topics.record_bytes_max)
+    loop = SinkLoop(
+        consumer=consumer,
+        postgres=postgres,
+        writers=writers(retention, settings),
+        letters=letters,
+        retention=retention,
+        observer=observer,
+        settings=settings.sinks,
+        clock=SYSTEM_CLOCK,
+        stop=stop,
+    )
+    try:
+        loop.run()
+    finally:
+        letters.close()
+
+
+def writers(retention: Retention, settings: Settings) -> list[Writer]:
+    """Return the sinks of every stream, and that of the dead letters."""
+    made: list[Writer] = []
+    for stream, cells, events in retention.tables:
+        made.append(BlockWriter(stream, cells))
+        if settings.sinks.user_events:
+            made.append(RowWriter(stream, events))
+    return [*made, DeadLetterWriter(SYSTEM_CLOCK)]
+
+
+def _check_settings(settings: Settings) -> None:
+    for name, value in (("kafka.servers", settings.kafka.servers), ("postgres.dsn", settings.postgres.dsn)):
+        if not value:
+            variable = f"TALLY_{name.replace('.', '_').upper()}"
+            raise SettingsError(f"{name} is empty: the sinks need it; set it, or {variable} (`make run` does)")
+
+
+def _wait_for_schema(postgres: Postgres, health: Health, stop: Event) -> None:
+    """Return when Postgres answers with the schema that this code was made for.
+
+    Raises:
+        TallyError: it answers with another schema, or refuses us.
+    """
+    waiting = False
+    while not stop.is_set():
+        try:
+            check_revision(postgres.connection())
+        except psycopg.Error as error:
+            line = str(error).splitlines()[0]
+            if remedy_of(error) is Remedy.STOP:
+                raise SinkStoppedError(f"postgres refuses us: {line}") from error
+            if not waiting:
+                log.warning("waiting for postgres: %s", line)
+            waiting = True
+            stop.wait(START_PAUSE_S)
+        else:
+            health.postgres_answered()
+            return
+
+
+def _connect(settings: Settings, stop: Event) -> Any:
+    """Return a consumer as soon as Kafka answers; None when we are to stop before."""
+    waiting = False
+    while not stop.is_set():
+        try:
+            return KafkaConsumer(
+                bootstrap_servers=settings.kafka.servers.split(","),
+                client_id=GROUP,
+                group_id=GROUP,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                allow_auto_create_topics=False,
+                fetch_max_bytes=FETCH_BYTES_MAX,
+                max_partition_fetch_bytes=PARTITION_FETCH_BYTES_MAX,
+                session_timeout_ms=SESSION_TIMEOUT_MS,
+                heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
+                request_timeout_ms=REQUEST_TIMEOUT_MS,
+                reconnect_backoff_max_ms=RECONNECT_PAUSE_MS_MAX,
+                bootstrap_timeout_ms=REQUEST_TIMEOUT_MS,
+                metadata_max_age_ms=METADATA_AGE_MS,
+                metrics_enabled=False,
+            )
+        except KafkaError as error:
+            if not waiting:
+                log.warning("waiting for kafka: %s", error)
+            waiting = True
+            stop.wait(START_PAUSE_S)
+    return None
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    logging.shutdown()
+    os._exit(code)  # kafka-python's thread may still wait for a broker that is gone; everything of ours is closed.

@@ -1,0 +1,277 @@
+"""Poll, write, commit: carry records from Kafka into Postgres, each exactly once in effect. Knows no table.
+
+The truth about what has been written is `sink_offsets`, which moves in the transaction of the rows:
+
+1. After every rebalance whatever is in memory is thrown away, and each partition is sought to its offset in Postgres.
+2. Everything polled becomes one transaction. It locks the offsets of the partitions it touches, so a second writer waits;
+   it leaves out what lies below them, so a zombie writes nothing; it refuses to leave a gap (`PositionLostError`).
+3. A failure rolls all of it back and the same batch is tried again, for as long as it takes, while the consumer is polled
+   with its partitions paused: it stays in its group and takes no memory.
+4. Kafka is told the offsets afterwards, for tools that show lag. Nothing reads them.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, Protocol
+
+import psycopg
+from kafka import ConsumerRebalanceListener
+from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata, TopicPartition
+
+from sinks.batch import Batch, PositionLostError
+from sinks.observe import Observer
+from sinks.postgres import Postgres, Remedy, lock_positions, move_positions, remedy_of
+from sinks.retention import Retention
+from sinks.writers import DeadLetter, Place, Writer, Written
+from streams.clock import Clock
+from streams.errors import KafkaUnavailableError, TallyError
+from streams.settings import Sinks
+
+log = logging.getLogger(__name__)
+
+POLL_TIMEOUT_S = 0.25
+POLL_RECORDS_MAX = 64
+"""Records come decompressed from the consumer's own buffer, so few at a time cost nothing."""
+BATCH_RECORDS_MAX = 20_000
+"""Records that say nothing cost memory too, and their offsets want to be written."""
+RETRY_PAUSE_S = 0.2
+RETRY_PAUSE_S_MAX = 5.0
+
+
+class SinkStoppedError(TallyError):
+    """Going on needs a human: the schema, the rights or the topics are not what this code was made for."""
+
+
+class Letters(Protocol):
+    """Where refused rows go; `sinks.dead_letters.DeadLetterProducer` is one."""
+
+    def send(self, letters: Sequence[DeadLetter]) -> None:
+        """Return when they are safe, or raise KafkaUnavailableError."""
+        ...
+
+
+class Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Remembers that the assignment changed. Called on the consumer's own thread, so it does nothing else."""
+
+    def __init__(self) -> None:
+        self.happened = Event()
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        self.happened.set()
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        self.happened.set()
+
+    def on_partitions_lost(self, lost: Any) -> None:
+        self.happened.set()
+
+
+@dataclass(kw_only=True)
+class SinkLoop:
+    """The loop and what it works with."""
+
+    consumer: Any
+    postgres: Postgres
+    writers: Sequence[Writer]
+    letters: Letters
+    retention: Retention
+    observer: Observer
+    settings: Sinks
+    clock: Clock
+    stop: Event
+    _rebalances: Rebalances = field(default_factory=Rebalances)
+    _batch: Batch = field(default_factory=lambda: Batch(start={}))
+    _batch_since_s: float = 0.0
+
+    def run(self) -> None:
+        """Carry records until *stop* is set. What has not been written by then is read again at the next start.
+
+        Raises:
+            SinkStoppedError: going on needs a human; the message is one line.
+            DeadLetterLimitError: likewise, Postgres refuses too many rows.
+        """
+        self._by_topic = {writer.topic: writer for writer in self.writers}
+        self.consumer.topics()  # Else the group is joined before the partitions are known, and at once joined again.
+        self.consumer.subscribe(topics=list(self._by_topic), listener=self._rebalances)
+        while not self.stop.is_set():
+            try:
+                self._step()
+            except KafkaError as error:
+                self._retry("kafka", error, attempt=0)
+                self._rebalances.happened.set()
+
+    def _step(self) -> None:
+        if self._rebalances.happened.is_set():
+            self._begin_again()
+        polled = self.consumer.poll(timeout_ms=self._poll_timeout_ms(), max_records=POLL_RECORDS_MAX)
+        for records in polled.values():
+            for record in records:
+                if self._rebalances.happened.is_set():
+                    return  # These were read from positions that may not be ours: thrown away, and read again.
+                self._take(record)
+        if self._batch.records and self._poll_timeout_ms() == 0:
+            self._flush()
+        self._keep_house()
+
+    def _poll_timeout_ms(self) -> int:
+        """Return how long to wait for records: not past the time when those that wait are due."""
+        if not self._batch.records:
+            return int(POLL_TIMEOUT_S * 1000)
+        left_s = self._batch_since_s + self.settings.flush_interval_s - self.clock.monotonic_s()
+        return int(1000 * min(POLL_TIMEOUT_S, max(0.0, left_s)))
+
+    def _take(self, record: Any) -> None:
+        if not self._batch.records:
+            self._batch_since_s = self.clock.monotonic_s()
+        self._batch.take(record, self._by_topic[record.topic])
+        if self._batch.rows >= self.settings.batch_rows_max or self._batch.records >= BATCH_RECORDS_MAX:
+            self._flush()
+
+    def _begin_again(self) -> None:
+        """Throw away what is in memory and seek every partition to what Postgres has."""
+        self._batch = Batch(start={})
+        self._rebalances.happened.clear()
+        assigned = sorted(Place(*place) for place in self.consumer.assignment())
+        if not assigned:
+            return
+        positions = self._read_positions()
+        if self.stop.is_set() or self._rebalances.happened.is_set():
+            return
+        firsts, ends = self.observer.bounds(assigned)
+        start = {place: positions.get(place, 0) for place in assigned}
+        for place in assigned:
+            check_bounds(place, start[place], first=firsts[place], end=ends[place])
+        try:
+            for place in assigned:
+                self.consumer.seek(TopicPartition(*place), max(start[place], firsts[place]))
+            self.consumer.resume(*(TopicPartition(*place) for place in assigned))
+        except (KeyError, ValueError):
+            self._rebalances.happened.set()  # The assignment changed meanwhile.
+            return
+        self._batch = Batch(start=start)
+        log.info("reading %d partitions, %d records behind", len(assigned), self.observer.lag(ends, start))
+
+    def _read_positions(self) -> dict[Place, int]:
+        attempt = 0
+        while not self.stop.is_set():
+            try:
+                positions = self.postgres.positions()
+            except psycopg.Error as error:
+                self._give_up_or_retry(error, attempt)
+                attempt += 1
+            else:
+                self.observer.recovered()
+                return positions
+        return {}
+
+    def _flush(self) -> None:
+        """Write the batch, however long it takes; or drop it when its partitions are to be sought anew."""
+        attempt, isolate = 0, False
+        while not (self.stop.is_set() or self._rebalances.happened.is_set()):
+            started_s = self.clock.monotonic_s()
+            try:
+                written = self._write(isolate=isolate)
+            except PositionLostError as error:
+                log.warning("reading again from where postgres is: %s", error)
+                self._rebalances.happened.set()
+            except KafkaUnavailableError as error:
+                self._retry("kafka", error, attempt)
+            except psycopg.Error as error:
+                if remedy_of(error) is Remedy.ISOLATE and not isolate:
+                    isolate = True
+                    continue
+                self._give_up_or_retry(error, attempt)
+            else:
+                self._done(written, self.clock.monotonic_s() - started_s)
+                return
+            attempt += 1
+
+    def _write(self, *, isolate: bool) -> Written:
+        """Write the batch in one transaction."""
+        batch, written = self._batch, Written()
+        connection = self.postgres.connection()
+        for writer in self.writers:
+            writer.prepare(connection, batch.pending.get(writer.topic, ()))
+        with connection.transaction(), connection.cursor() as cursor:
+            floors = lock_positions(cursor, batch.reached)
+            batch.check(floors)
+            for writer in self.writers:
+                due = batch.due(writer.topic, floors)
+                written.add(writer.write(cursor, due, isolate=isolate))
+                written.refused.extend(letter for item in due for letter in item.refused)
+            if written.refused:
+                # Before the commit: a row is out of Postgres only when Kafka has it.
+                self.letters.send(written.refused)
+            move_positions(cursor, batch.reached)
+        return written
+
+    def _done(self, written: Written, seconds: float) -> None:
+        self.observer.wrote(self._batch, written, seconds)
+        offsets = {TopicPartition(*place): OffsetAndMetadata(offset, "", -1) for place, offset in self._batch.reached.items()}
+        self._batch = self._batch.next()
+        self.consumer.commit_async(offsets, callback=_note_commit)
+
+    def _give_up_or_retry(self, error: psycopg.Error, attempt: int) -> None:
+        if remedy_of(error) is not Remedy.RETRY:
+            raise SinkStoppedError(f"postgres refuses to go on: {_one_line(error)}") from error
+        self.retention.forget()
+        self._retry("postgres", error, attempt)
+
+    def _retry(self, service: str, error: Exception, attempt: int) -> None:
+        """Wait before the next try, polling with everything paused: the group keeps us, and memory stays as it is."""
+        self.observer.failed(service, error, _one_line(error))
+        pause_s = min(RETRY_PAUSE_S * 2 ** min(attempt, 10), RETRY_PAUSE_S_MAX) * random.uniform(0.5, 1)  # noqa: S311
+        until_s = self.clock.monotonic_s() + pause_s
+        try:
+            while not self.stop.is_set() and (left_s := until_s - self.clock.monotonic_s()) > 0:
+                self.consumer.pause(*self.consumer.assignment())
+                if self.consumer.poll(timeout_ms=int(1000 * min(left_s, POLL_TIMEOUT_S)) + 1, max_records=1):
+                    self._rebalances.happened.set()  # From a partition that was just given to us, and is not sought yet.
+            self.consumer.resume(*self.consumer.assignment())
+        except (KafkaError, KeyError):
+            self._rebalances.happened.set()
+            self.stop.wait(pause_s)
+
+    def _keep_house(self) -> None:
+        """Ask both services for a sign of life now and then, and drop what is too old."""
+        if self.observer.is_due():
+            self.observer.look(self._batch.start)
+        if self.retention.is_due():
+            try:
+                self.retention.sweep(self.postgres.connection())
+            except psycopg.Error as error:
+                self._give_up_or_retry(error, attempt=0)
+
+
+def check_bounds(place: Place, start: int, *, first: int, end: int) -> None:
+    """Compare where Postgres is with what Kafka has of a partition: [first, end).
+
+    Raises:
+        SinkStoppedError: Postgres is past the end, so its rows are those of another topic of that name.
+    """
+    if start > end:
+        raise SinkStoppedError(
+            f"sink_offsets is at {start} of {place.topic!r} partition {place.partition}, which ends at {end}: "
+            "this database belongs to another Kafka, or the topic was made anew; use an empty database, or the old Kafka"
+        )
+    if 0 < start < first:
+        log.warning(
+            "%d offsets of %r partition %d were removed before they were read (from %d to %d)",
+            first - start, place.topic, place.partition, start, first,
+        )  # fmt: skip
+
+
+def _note_commit(offsets: Any, answer: Any) -> None:
+    if isinstance(answer, Exception):
+        log.info("kafka did not take the offsets; lag tools show old ones until the next commit: %r", answer)
+
+
+def _one_line(error: Exception) -> str:
+    """Return the first line of an error: the next ones of Postgres may quote the row."""
+    return (str(error) or type(error).__name__).splitlines()[0]

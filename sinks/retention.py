@@ -1,0 +1,80 @@
+"""Drop what has been kept long enough, at start and once an hour: day partitions, their blocks' versions, dead letters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import psycopg
+
+from sinks.blocks import blocks_sql
+from sinks.days import DayPartitions
+from sinks.queries import query, table_name
+from streams.clock import Clock
+from streams.settings import Sinks
+from streams.topics import Stream
+
+log = logging.getLogger(__name__)
+
+SWEEP_INTERVAL_S = 3_600.0
+RETRY_INTERVAL_S = 60.0
+"""A report may hold a day's lock for long: each try makes others wait behind it, so tries are rare."""
+MS_A_DAY = 86_400_000
+
+
+class StreamDays(NamedTuple):
+    """The day partitions of one stream's two tables."""
+
+    stream: Stream
+    cells: DayPartitions
+    events: DayPartitions
+
+
+class Retention:
+    """What is kept how long."""
+
+    def __init__(self, streams: Sequence[Stream], settings: Sinks, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._swept_at_s = float("-inf")
+        self.tables = [
+            StreamDays(
+                stream,
+                DayPartitions(stream.cells_sql, days=settings.minute_cells_days, clock=clock),
+                DayPartitions(stream.events_sql, days=settings.user_events_days, clock=clock),
+            )
+            for stream in streams
+        ]
+
+    def is_due(self) -> bool:
+        """Return whether it is time to sweep again."""
+        return self._clock.monotonic_s() - self._swept_at_s >= SWEEP_INTERVAL_S
+
+    def sweep(self, connection: psycopg.Connection) -> None:
+        """Drop what is too old and make the days ahead; a second call changes nothing.
+
+        Raises:
+            psycopg.Error: as Postgres raised it; what was dropped before stays dropped.
+        """
+        self._swept_at_s = self._clock.monotonic_s() - SWEEP_INTERVAL_S + RETRY_INTERVAL_S
+        for stream, cells, events in self.tables:
+            dropped = events.sweep(connection)
+            with connection.transaction():
+                dropped += cells.sweep(connection)
+                forget = query("forget_versions", blocks=table_name(blocks_sql(stream)))
+                connection.execute(forget, {"kept_from": cells.kept_from})
+            if dropped:
+                log.info("dropped %s", ", ".join(dropped))
+        kept_from_ms = self._clock.now_ms() - self._settings.dead_letters_days * MS_A_DAY
+        connection.execute(query("forget_dead_letters"), {"kept_from_ms": kept_from_ms})
+        self._swept_at_s = self._clock.monotonic_s()
+
+    def forget(self) -> None:
+        """Ask Postgres again which days there are, after an error that a missing one may explain."""
+        for days in self._days():
+            days.forget()
+
+    def _days(self) -> Iterator[DayPartitions]:
+        for _, cells, events in self.tables:
+            yield from (cells, events)

@@ -1,0 +1,5 @@
+"""Fixtures come as plug-ins, one file a concern, from tests/support."""
+
+from __future__ import annotations
+
+pytest_plugins = ["tests.support.stack_fixtures"]

@@ -1,0 +1,42 @@
+"""Nothing in the tree belongs to one machine, one registry or one moment."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.tidy.tree import ROOT, name_of, text_files
+
+HOME_OF_SOMEBODY = re.compile(r"(?<![\w.~}])/(?:home|root|Users|work|workspace)/[\w.]")
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
+def test_dependencies_name_no_host(name: str) -> None:
+    """Where packages come from is the business of who installs: a mirror, a cache, the registry itself."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert not re.findall(r"https?://\S+", text)
+    assert not re.search(r"^\s*--?(?:index-url|extra-index-url|find-links|trusted-host|i)\b", text, re.MULTILINE)
+
+
+def test_every_locked_dependency_has_a_hash() -> None:
+    """A lock without hashes locks names only."""
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ")
+    pinned = [line for line in text.splitlines() if "==" in line and not line.lstrip().startswith("#")]
+    assert len(pinned) > 20
+    assert not [line.split()[0] for line in pinned if "--hash=sha256:" not in line]
+
+
+def test_faust_is_pinned_to_the_release_whose_private_methods_are_overridden() -> None:
+    """Another release may have other private methods, and the transport would lose events without a word."""
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    assert "faust-streaming==0.15.3" in dependencies
+    assert re.search(r"^faust-streaming==0\.15\.3\b", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", text_files(), ids=name_of)
+def test_file_names_no_path_of_a_machine(path: Path) -> None:
+    """A clone elsewhere must work, and nobody needs to know where ours stands."""
+    assert not HOME_OF_SOMEBODY.findall(path.read_text(encoding="utf-8"))
