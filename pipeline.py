@@ -44,7 +44,7 @@ count_tags = create_agent(app, tags, tag_protocol)
 create_timers(app, tag_protocol)
 
 # tables -> answers
-create_views(app, Views(tag_tables, tag_protocol.states, Owners(app, tag_tables, partitions=partitions), metrics))
+create_views(app, Views(tag_tables, Owners(app, tag_tables, partitions=partitions), metrics))
 
 gc.set_threshold(*GC_THRESHOLDS)
 gc.freeze()

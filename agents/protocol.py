@@ -59,7 +59,6 @@ class Batch:
     event: Any | None = None
     records: int = 0
     blocks: list[list[Record]] = field(default_factory=list)
-    closed: list[OpenBucket] = field(default_factory=list)
     rows: list[bytes] = field(default_factory=list)
     refused: list[tuple[Refused, Any]] = field(default_factory=list)
     misrouted: bool = False
@@ -134,16 +133,33 @@ class CountingProtocol:
         if seek.epoch != message.epoch or seek.position != message.start:
             await self.consumer.rewind(message.tp)
             return False
-        counted = self.counted(state.partition)
-        beginning = beginning_at(
-            seek.position, committed=seek.committed, log_start=seek.log_start, counted=counted,
-            accept_lost=self.settings.worker.accept_lost_events,
-        )  # fmt: skip
-        self.metrics.replayed.inc(max(0, (counted or 0) - seek.position))
+        beginning = self._beginning(state.partition, seek)
+        self.metrics.replayed.inc(max(0, (self.counted(state.partition) or 0) - seek.position))
         state.begin(message.epoch, seek.position)
         self._seed(state, beginning)
         log.info("counting %s from offset %d", message.tp, seek.position)
         return True
+
+    def _beginning(self, partition: int, seek: Any) -> Beginning:
+        return beginning_at(
+            seek.position, committed=seek.committed, log_start=seek.log_start, counted=self.counted(partition),
+            accept_lost=self.settings.worker.accept_lost_events,
+        )  # fmt: skip
+
+    async def check_beginnings(self) -> None:
+        """Find lost events where no batch has come since the seek: a source that forgot everything delivers none.
+
+        Raises:
+            LostEventsError: the source has lost events that were never counted.
+        """
+        for partition in self.tables.block_store.owned():
+            state, seek = self.state(partition), self.consumer.seeks.get(TP(self.tables.stream.topic, partition))
+            if seek is None or seek.epoch == state.epoch:
+                continue
+            if state.tail is not None:
+                await state.tail
+            if self.tables.block_store.database(partition) is not None:
+                self._beginning(partition, seek)
 
     def _seed(self, state: PartitionState, beginning: Beginning) -> None:
         if beginning.seed:
@@ -167,18 +183,15 @@ class CountingProtocol:
                 batch.refused.append((refused, run.records[refused.offset - run.base]))
             state.next = offset = cut
         state.next = end
-        state.dirty = True
         self._close_before(state, end, batch)
+        state.dirty = end > state.open.number * BUCKET_OFFSETS  # holes are progress too: what follows a bucket's end is told
         batch.records += len(run.values)
 
     def _close_before(self, state: PartitionState, offset: int, batch: Batch) -> None:
         bucket = state.open
         if offset >= bucket.end:
             batch.blocks.append(self._emit(state, bucket.end - 1))
-            batch.closed.append(bucket)
-            state.closing.append(bucket)
             state.open = OpenBucket(offset // BUCKET_OFFSETS, self._sums)
-            state.dirty = False
 
     def _emit(self, state: PartitionState, through: int) -> list[Record]:
         store, partition = self.tables.block_store, state.partition
@@ -257,8 +270,6 @@ class CountingProtocol:
             self._store_blocks(state.partition, batch, acknowledged[self.tables.blocks.name])
             if self.tables.rows is not None:
                 await self._store_rows(state.partition, batch, acknowledged[self.tables.rows.name])
-            for bucket in batch.closed:
-                state.closing.remove(bucket)
             if batch.event is not None:
                 batch.event.ack()
                 self.metrics.batch_seconds.observe(self.clock.monotonic_s() - batch.started_s)

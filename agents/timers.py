@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -15,6 +16,7 @@ KEEP_ALIVE_PARTS = 24
 """The open bucket is sent again this many times a horizon: no retention may take it while events can still join it."""
 SWEEP_INTERVAL_S = 600.0
 FIGURES_INTERVAL_S = 2.0
+PROBE_S = 0.05
 
 
 def create_timers(app: Any, protocol: CountingProtocol) -> None:
@@ -26,6 +28,7 @@ def create_timers(app: Any, protocol: CountingProtocol) -> None:
         """Send the open buckets' versions, so that queries and Postgres are fresh."""
         async with guard():
             if not app.rebalancing and app.tables.actives_ready:
+                await protocol.check_beginnings()
                 await protocol.send_partials(keep_alive_s=worker.horizon_s / KEEP_ALIVE_PARTS)
 
     @app.timer(SWEEP_INTERVAL_S, name="expire-blocks")
@@ -42,11 +45,20 @@ def create_timers(app: Any, protocol: CountingProtocol) -> None:
         """Bring the gauges up to date."""
         show_lag(protocol)
         show_stores(protocol)
+        protocol.metrics.loop_lag.observe(await loop_lag_s())
         ready = app.tables.actives_ready and not app.rebalancing
         protocol.metrics.ready.set(int(ready))
 
     for table in protocol.tables.all:
         table.on_recover(make_reset(protocol))
+
+
+async def loop_lag_s() -> float:
+    """Return how late the event loop wakes a sleeper, seconds: what a query waits before it is looked at."""
+    loop = asyncio.get_running_loop()
+    due_s = loop.time() + PROBE_S
+    await asyncio.sleep(PROBE_S)
+    return max(0.0, loop.time() - due_s)
 
 
 def make_reset(protocol: CountingProtocol) -> Any:

@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
@@ -108,10 +109,14 @@ class Traffic:
                     self._send_aggregates(due_s, number)
                 if number % DRAWN_EVENTS == 0:
                     await asyncio.sleep(0)  # Being late is no reason not to read answers.
-            while self._client.waiting and not self._stopped:
-                await asyncio.sleep(0.01)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._answered(), AGGREGATES_TIMEOUT_S + 1)
         finally:
             await self._client.close()
+
+    async def _answered(self) -> None:
+        while self._client.waiting and not self._stopped:
+            await asyncio.sleep(0.01)
 
     @property
     def waiting(self) -> int:

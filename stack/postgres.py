@@ -136,6 +136,7 @@ class LocalPostgres(LocalService):
             if self.place.is_symlink() or self.place.stat().st_uid != os.geteuid():
                 raise StackError(f"{self.place} belongs to somebody else; remove it and start again") from None
         (self.home / "place").write_text(f"{self.place}\n", encoding="utf-8")
+        (self.place / "home").write_text(f"{self.home}\n", encoding="utf-8")
 
     def _reachable(self, binaries: Path) -> Path:
         """Return *binaries*, or a copy of them where the unprivileged user can run it."""

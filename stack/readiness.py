@@ -117,5 +117,7 @@ def _reason_in(body: bytes) -> str:
     except ValueError:
         return "not ready"
     if isinstance(reason, dict):
-        reason = reason.get("reason") or reason.get("error") or reason
+        reason = reason.get("reason") or reason.get("reasons") or reason.get("error") or reason
+    if isinstance(reason, list):
+        reason = "; ".join(map(str, reason))
     return str(reason)[:REASON_CHARACTERS_MAX]

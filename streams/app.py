@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import faust
@@ -65,7 +66,8 @@ def _consumer_settings(worker: Worker) -> dict[str, Any]:
         "broker_check_crcs": True,
         "consumer_max_fetch_size": FETCH_BYTES_MAX,
         "consumer_auto_offset_reset": "earliest",
-        "consumer_group_instance_id": f"{APP_ID}-{worker.index}",  # after a kill, no waiting for the session to end
+        # after a kill, no waiting for the session to end
+        "consumer_group_instance_id": f"{APP_ID}-{socket.gethostname()}-{worker.index}",
     }
 
 

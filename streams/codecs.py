@@ -31,6 +31,8 @@ CAREFUL_BYTES_MAX = 4_000
 """Python turns no more than 4,300 digits into an integer; a shorter record cannot hold more."""
 
 _UNHOLDABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+_UNION_TYPE = re.compile(r"^int$|^constrained-|\[")
+"""What pydantic puts into a place for the type of a union that it tried."""
 FAST_ERRORS = (msgspec.DecodeError, ValueError, RecursionError, TypeError, AttributeError)
 
 Decode = Callable[[bytes], Any]
@@ -98,9 +100,10 @@ def is_canonical(text: str) -> bool:
 
 
 def invalid(error: ValidationError) -> InvalidEventError:
-    """Return the first error of pydantic as a reason code and a place, without the payload."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in ("int", "constrained-str", "constrained-int"))
+    """Return pydantic's first error, or that of a text before it, as a reason code and a place, without the payload."""
+    errors = error.errors(include_url=False, include_input=False)
+    first = next((each for each in errors if "NUL" in each["msg"]), errors[0])  # a union names its other types first
+    place = ".".join(str(part) for part in first["loc"] if not _UNION_TYPE.search(str(part)))
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     reason = Reason.SCHEMA

@@ -13,7 +13,7 @@ LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5,
 AGE_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600, 86400)
 RECORDS = (1, 10, 100, 500, 1000, 2500, 5000, 10000, 25000, 50000, 100000)
 
-disable_created_metrics()  # a second series for each counter that nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each counter that nobody asks for
 
 
 class ProcessMetrics:

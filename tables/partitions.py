@@ -1,16 +1,15 @@
-"""What a worker keeps in memory of one source partition: the open bucket, and those on their way into the store.
+"""What a worker keeps in memory of one source partition: the open bucket, and where it continues.
 
-The agents change it, the views read it; both run on one event loop and leave it consistent at every await.
+Only the protocol touches it, and leaves it consistent at every await. Views read the store: what they show is acknowledged.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from streams.topics import BUCKET_OFFSETS
-from tables.blocks import Cells, OpenBucket
+from tables.blocks import OpenBucket
 
 
 @dataclass(slots=True)
@@ -21,7 +20,6 @@ class PartitionState:
         epoch: the seek that `next` continues from; -1 before the first.
         next: source offset after the last one folded.
         open: the bucket that `next` lies in.
-        closing: buckets that were sent at their end and are not yet stored; views read them from here.
         folding: whether a batch is between its first fold and its sending; a partial version must not overtake it.
         dirty: whether something was folded since the open bucket was last sent.
         emitted_at_s: when it was last sent, monotonic seconds.
@@ -34,7 +32,6 @@ class PartitionState:
     epoch: int = -1
     next: int = 0
     open: OpenBucket = field(init=False)
-    closing: list[OpenBucket] = field(default_factory=list)
     folding: bool = False
     dirty: bool = False
     emitted_at_s: float = 0.0
@@ -53,11 +50,3 @@ class PartitionState:
     def through(self) -> int:
         """Last offset that the open bucket holds; before its start when it holds nothing."""
         return max(min(self.next, self.open.end), self.open.counted) - 1
-
-    def cells_of(self, minute: int) -> Iterator[tuple[int, int, Cells]]:
-        """Yield (bucket, through, cells) of a minute for each bucket in memory."""
-        for bucket in self.closing:
-            if minute in bucket.minutes:
-                yield bucket.number, bucket.end - 1, bucket.minutes[minute]
-        if minute in self.open.minutes:
-            yield self.open.number, self.through, self.open.minutes[minute]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 from streams.event_time import format_minute
 from streams.topics import Stream
-from tables.blocks import Block, BlockKey, Cells, decode_block, newest, unpack
-from tables.partitions import PartitionState
+from tables.blocks import Block, BlockKey, decode_block, newest
 from tables.registry import StreamTables
 from views.queries import AggregatesQuery, aggregate_names
 
@@ -21,35 +20,21 @@ Totals = dict[int, list[int]]
 _decoded = lru_cache(BLOCKS_REMEMBERED_MAX)(decode_block)
 
 
-def partition_totals(tables: StreamTables, state: PartitionState | None, partition: int, query: AggregatesQuery) -> Totals:
+def partition_totals(tables: StreamTables, partition: int, query: AggregatesQuery) -> Totals:
     """Return the totals of one partition that this worker owns.
 
-    Of each (minute, bucket) the version with the greatest `through` counts, be it stored or still in memory.
+    Of each (minute, bucket) the stored version with the greatest `through` counts. What is in memory only is not shown: the
+    changelog has not acknowledged it, so a next owner would show less for a moment.
     """
     totals: Totals = {}
     store = tables.block_store
     low, high = (BlockKey(max(0, minute), 0, 0).encode() for minute in (query.start, query.end))  # no event before 1970
-    stored = newest(store.keys_between(partition, low, high))
     filters = {index: query.filters[name] for index, name in enumerate(tables.stream.dimensions) if name in query.filters}
-    for minute in range(query.start, query.end) if state is not None else ():
-        assert state is not None
-        for bucket, through, cells in state.cells_of(minute):
-            key = stored.get((minute, bucket))
-            if key is None or BlockKey.decode(key).through <= through:
-                stored.pop((minute, bucket), None)
-                _add(totals, minute, cell_totals(cells, filters, sums=len(tables.stream.sums)))
     database = store.database(partition)
-    for (minute, _), key in stored.items():
+    for (minute, _), key in newest(store.keys_between(partition, low, high)).items():
         block: Block = _decoded(database.get(key))  # type: ignore[union-attr]
         _add(totals, minute, block.totals(filters))
     return totals
-
-
-def cell_totals(cells: Cells, filters: Mapping[int, str], *, sums: int) -> tuple[int, ...]:
-    """Return (count, sum, …) of the packed cells that match every filter."""
-    wanted = list(filters.items())
-    total = sum(packed for key, packed in cells.items() if all(key[index] == value for index, value in wanted))
-    return unpack(total, sums=sums)
 
 
 def _add(totals: Totals, minute: int, values: Iterable[int]) -> None:

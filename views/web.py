@@ -13,7 +13,6 @@ from faust.web import View
 
 from streams.errors import IncompleteAnswerError
 from streams.metrics import CONTENT_TYPE, WorkerMetrics
-from tables.partitions import PartitionState
 from tables.profiles import Row, RowCodec
 from tables.registry import StreamTables
 from views import aggregates, profiles
@@ -30,20 +29,17 @@ Handler = Callable[[Any], Awaitable[web.StreamResponse]]
 
 
 class Views:
-    """What the handlers need: the tables of a stream, what is in memory of them, and who owns the rest."""
+    """What the handlers need: the tables of a stream, and who owns which part of them."""
 
-    def __init__(self, tables: StreamTables, states: dict[int, PartitionState], owners: Owners, metrics: WorkerMetrics) -> None:
+    def __init__(self, tables: StreamTables, owners: Owners, metrics: WorkerMetrics) -> None:
         self.tables = tables
-        self.states = states
         self.owners = owners
         self.metrics = metrics
         self.codec = RowCodec(tables.stream)
 
     async def totals_here(self, query: AggregatesQuery, partitions: list[int]) -> aggregates.Totals:
         """Return the totals of partitions that this worker owns."""
-        return aggregates.merge(
-            aggregates.partition_totals(self.tables, self.states.get(partition), partition, query) for partition in partitions
-        )
+        return aggregates.merge(aggregates.partition_totals(self.tables, partition, query) for partition in partitions)
 
     async def rows_here(self, user: str, partitions: list[int]) -> list[Row]:
         """Return the rows of a user in partitions that this worker owns."""

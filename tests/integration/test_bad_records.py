@@ -1,4 +1,4 @@
-"""What a foreign producer throws at the topic ends as a dead letter, and its partition moves on; too much of it ends the worker."""
+"""What a foreign producer throws at the topic is a dead letter, and its partition moves on; too much of it ends the worker."""
 
 from __future__ import annotations
 
@@ -123,8 +123,9 @@ def test_an_event_without_a_key_counts_and_its_profile_is_found(cluster: Cluster
     """A7.25, A9. A null key says nothing of the user, who then lies in any partition: the profile is asked for everywhere."""
     value = record_bytes(a_user_tag(cookie="without-a-key", time="2022-03-01T00:05:00Z"))
     throw(cluster, [(None, value)] * 4, partition=0)
-    for number in range(4):
-        cluster.ledger[0][-1 - number] = value
+    end = len(cluster.ledger[0])
+    for offset in range(end - 4, end):
+        cluster.correct(0, offset, value)
     worker = cluster.worker().start()
     oracle = cluster.oracle()
     wait_counted(worker, oracle, minutes=MINUTES)

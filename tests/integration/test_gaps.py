@@ -35,7 +35,9 @@ async def transactional(cluster: Cluster) -> AIOKafkaProducer:
 
 async def write(producer: AIOKafkaProducer, seed: int, events: int) -> None:
     """Write into the open transaction, spread over the partitions as murmur2 does."""
-    await asyncio.gather(*[await producer.send(SOURCE, tag.value, key=tag.key) for tag in some_tags(seed, events, minutes=MINUTES)])
+    await asyncio.gather(
+        *[await producer.send(SOURCE, tag.value, key=tag.key) for tag in some_tags(seed, events, minutes=MINUTES)]
+    )
 
 
 def assert_no_lag(cluster: Cluster, worker: WorkerProcess) -> None:

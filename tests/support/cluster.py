@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ from streams.settings import load_settings
 from streams.topics import APP_ID, USER_TAGS
 from tests.support.oracle import Oracle
 from tests.support.tags import Tag
-from tests.support.worker import WorkerProcess
+from tests.support.worker import WorkerProcess, free_port
 
 PARTITIONS = 4
 BATCH_RECORDS = 500
@@ -41,6 +41,9 @@ class Cluster:
         self.home = home
         self.ledger: defaultdict[int, list[bytes | None]] = defaultdict(list)
         self._workers: list[WorkerProcess] = []
+        self._ports: dict[int, int] = {}
+        self._oracle = Oracle()
+        self._in_oracle: Counter[int] = Counter()
 
     @property
     def servers(self) -> str:
@@ -118,17 +121,26 @@ class Cluster:
 
     def oracle(self) -> Oracle:
         """Return what should be answered, from the ledger; the offset is the order of arrival."""
-        oracle = Oracle()
-        for values in self.ledger.values():
-            for offset, value in enumerate(values):
+        for partition, values in self.ledger.items():
+            for offset in range(self._in_oracle[partition], len(values)):
+                value = values[offset]
                 if value is not None:
-                    oracle.add(value, offset)
-        return oracle
+                    self._oracle.add(value, offset)
+            self._in_oracle[partition] = len(values)
+        return self._oracle
+
+    def correct(self, partition: int, offset: int, value: bytes | None) -> None:
+        """Say what an offset really holds."""
+        self.ledger[partition][offset] = value
+        self._oracle, self._in_oracle = Oracle(), Counter()
 
     def worker(self, *, index: int = 0, app: str = "pipeline", **settings: object) -> WorkerProcess:
         """Return a worker, not started; keyword names are those of the environment without `TALLY_`."""
         environ = {f"TALLY_{name}": str(value) for name, value in settings.items()}
+        port = self._ports.setdefault(index, free_port())
         worker = WorkerProcess(self.servers, self.home / "workers", index=index, app=app, settings=environ)
+        worker.port = port  # as in production: a worker comes back under the address that the group knows
+        worker.environ["TALLY_WEB_PORT"] = str(port - index)
         self._workers.append(worker)
         return worker
 

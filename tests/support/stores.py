@@ -35,7 +35,9 @@ def opened(store: Store, partition: int = 0) -> Any:
 
 def recovered(topic: str, offset: int, key: bytes, value: bytes | None, *, partition: int = 0, at_s: float = 0.0) -> Any:
     """Return a changelog record as recovery hands it to the store."""
-    message = SimpleNamespace(topic=topic, partition=partition, offset=offset, key=key, value=value, timestamp=at_s, tp=TP(topic, partition))
+    message = SimpleNamespace(
+        topic=topic, partition=partition, offset=offset, key=key, value=value, timestamp=at_s, tp=TP(topic, partition)
+    )
     return SimpleNamespace(message=message)
 
 

@@ -97,7 +97,7 @@ def test_module_is_used(path: Path) -> None:
     """Code that nothing imports or starts is dead, and only its tests keep it."""
     *parents, module = path.relative_to(ROOT).with_suffix("").parts
     package = r"\.".join(parents)
-    used = re.compile(rf"\b{package}\.{module}\b|from {package} import \(?[\w\s,]*\b{module}\b")
+    used = re.compile(rf"\b{package}[./]{module}\b|from {package} import \(?[\w\s,]*\b{module}\b")
     others = [
         other for other in (*source_files(), ROOT / "Makefile", ROOT / "pyproject.toml") if other != path and other.exists()
     ]

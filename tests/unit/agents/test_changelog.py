@@ -74,7 +74,12 @@ async def test_groups_are_sent_in_order_and_none_is_ever_split(sizes: list[list[
 @given(sizes_of_groups)
 async def test_a_batch_is_larger_than_its_limit_only_for_one_large_group(sizes: list[list[int]]) -> None:
     producer = FakeProducer()
-    await send_groups(producer, "t", 0, [[ChangelogRecord(b"%d" % number, bytes(size)) for size in group] for number, group in enumerate(sizes)])
+    await send_groups(
+        producer,
+        "t",
+        0,
+        [[ChangelogRecord(b"%d" % number, bytes(size)) for size in group] for number, group in enumerate(sizes)],
+    )
     for batch, _, _ in producer.sent:
         if len({record.key for record in batch.records}) > 1:
             assert sum(len(record.value or b"") + RECORD_OVERHEAD_BYTES for record in batch.records) <= BATCH_BYTES

@@ -29,7 +29,8 @@ def test_process_that_came_back_is_told_once() -> None:
         (b'{"error": {"code": "not_ready"}}', "{'code': 'not_ready'}"),
         (b"<html>", "not ready"),
         (b"\xff", "not ready"),
-        (b"[1]", "[1]"),
+        (b'{"reasons": ["no broker", "no worker"]}', "no broker; no worker"),
+        (b"7", "7"),
     ],
 )
 def test_reason_is_read_from_whatever_answers(body: bytes, reason: str) -> None:

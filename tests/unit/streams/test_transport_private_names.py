@@ -72,11 +72,13 @@ def test_faust_still_reads_the_offsets_that_we_blind() -> None:
     assert "get_read_offset = self._read_offset.__getitem__" in source
 
 
-@pytest.mark.parametrize(
-    "name", ["_acked", "_unacked_messages", "_committed_offset", "_read_offset", "_buffered_partitions"]
-)
+@pytest.mark.parametrize("name", ["_acked", "_unacked_messages", "_committed_offset", "_read_offset", "_buffered_partitions"])
 def test_the_consumers_memory_has_the_names_we_use(name: str) -> None:
-    assert f"self.{name} " in inspect.getsource(FaustConsumer) or name in FaustConsumer.__annotations__ or hasattr(FaustConsumer, name)
+    assert (
+        f"self.{name} " in inspect.getsource(FaustConsumer)
+        or name in FaustConsumer.__annotations__
+        or hasattr(FaustConsumer, name)
+    )
 
 
 def test_aiokafkas_reader_keeps_its_state_under_the_names_we_use() -> None:

@@ -56,7 +56,9 @@ async def test_race_c_a_partition_under_pressure_still_gets_what_was_fetched(con
 
 
 @pytest.mark.parametrize("start", [0, 1499, 1501, 9000])
-async def test_race_d_a_fetch_that_does_not_continue_is_dropped_and_sought_again(consumer: ScriptedConsumer, start: int) -> None:
+async def test_race_d_a_fetch_that_does_not_continue_is_dropped_and_sought_again(
+    consumer: ScriptedConsumer, start: int
+) -> None:
     """The first transport took such a hole for a compacted one, and committed it."""
     await consumer.sought_to()
     await consumer.delivered(SOURCE, *some_runs(0, 1024, 476))
@@ -147,7 +149,9 @@ async def test_an_old_acknowledgment_of_the_same_span_does_not_stand_for_the_new
     assert consumer.acknowledged(SOURCE) == 5000
 
 
-async def test_a_commit_that_lands_while_the_partition_is_sought_does_not_stop_all_later_ones(consumer: ScriptedConsumer) -> None:
+async def test_a_commit_that_lands_while_the_partition_is_sought_does_not_stop_all_later_ones(
+    consumer: ScriptedConsumer,
+) -> None:
     """Faust ignores an acknowledgment below what it knows as committed; the span would stay open for ever."""
     await consumer.sought_to()
     acknowledge(consumer, await consumer.delivered(SOURCE, a_run(0, 9000)))

@@ -263,16 +263,3 @@ def test_through_of_a_seeded_bucket_covers_what_it_was_seeded_with() -> None:
     assert state.through == 4299
     state.next = 4400
     assert state.through == 4399
-
-
-def test_cells_of_a_minute_come_from_every_bucket_in_memory() -> None:
-    """A bucket that is sent and not yet stored is in neither place but here."""
-    state = PartitionState(0, 1)
-    state.begin(1, 0)
-    state.open.minutes[5] = {("VIEW",): 1}
-    state.closing.append(state.open)
-    state.begin(1, 4096)
-    state.next = 4100
-    state.open.minutes[5] = {("BUY",): 2}
-    assert list(state.cells_of(5)) == [(0, 4095, {("VIEW",): 1}), (1, 4099, {("BUY",): 2})]
-    assert list(state.cells_of(6)) == []

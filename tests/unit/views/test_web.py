@@ -13,6 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from streams.errors import IncompleteAnswerError
 from streams.metrics import WorkerMetrics
+from streams.topics import USER_TAGS
 from views.queries import BadQueryError
 from views.web import Handler, Views, error_answer, errors_as_json, json_answer
 
@@ -31,9 +32,8 @@ def raising(error: Exception) -> Handler:
 
 def views() -> tuple[Views, WorkerMetrics]:
     metrics = WorkerMetrics()
-    return Views(
-        cast("Any", SimpleNamespace(stream=SimpleNamespace(kinds={}, kept=()))), {}, cast("Any", None), metrics
-    ), metrics
+    tables = cast("Any", SimpleNamespace(stream=USER_TAGS))
+    return Views(tables, cast("Any", None), metrics), metrics
 
 
 def test_error_has_code_and_message_and_503_says_when_to_try_again() -> None:

@@ -1,0 +1,1 @@
+"""Numbers with a method; not tests. Each run prints a table and says how it was taken."""

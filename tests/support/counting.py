@@ -1,0 +1,147 @@
+"""Run the counting protocol in one process on real stores: the source, the changelogs and the consumer are lists in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from agents.protocol import CountingProtocol
+from streams.clock import SYSTEM_CLOCK
+from streams.codecs import Codec
+from streams.metrics import WorkerMetrics
+from streams.runs import Run, cut
+from streams.settings import load_settings
+from streams.topics import BUCKET_OFFSETS, USER_TAGS
+from streams.transport import Seek
+from tables.fold import Fold
+from tables.profiles import RowCodec
+from tests.support.scripted_consumer import SOURCE
+from tests.support.stores import BLOCKS, ROWS, recover, recovered, some_tables
+
+
+class Broker:
+    """The source and every other topic of partition 0, and what the group has committed.
+
+    Attributes:
+        source: values by offset; an offset that is missing is a hole in the log.
+        log_start: first offset that the source still holds.
+        topics: records as (key, value, headers), by topic.
+        held_back: while true, batches are taken and not acknowledged.
+    """
+
+    def __init__(self) -> None:
+        self.source: dict[int, bytes | None] = {}
+        self.log_start = 0
+        self.committed: int | None = None
+        self.topics: defaultdict[str, list[tuple[Any, Any, Any]]] = defaultdict(list)
+        self.held_back = False
+        self._waiting: list[tuple[asyncio.Future[Any], int]] = []
+
+    def create_batch(self) -> Any:
+        records: list[tuple[Any, Any, Any]] = []
+
+        def append(*, key: Any, value: Any, timestamp: Any, headers: Any) -> object:
+            records.append((key, value, headers))
+            return object()
+
+        return SimpleNamespace(records=records, append=append, close=lambda: None)
+
+    async def send_batch(self, batch: Any, topic: str, *, partition: int) -> asyncio.Future[Any]:
+        assert partition == SOURCE.partition
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((future, len(self.topics[topic])))
+        self.topics[topic].extend(batch.records)
+        if not self.held_back:
+            self.acknowledge()
+        return future
+
+    def acknowledge(self) -> None:
+        """Acknowledge everything that was taken."""
+        for future, base in self._waiting:
+            future.set_result(SimpleNamespace(offset=base))
+        self._waiting.clear()
+
+
+class InProcess(CountingProtocol):
+    """One life of a worker: what it holds in memory is gone with it, its stores may be wiped or kept."""
+
+    def __init__(self, broker: Broker, home: Path, **settings: str) -> None:
+        environ = {"TALLY_KAFKA_SERVERS": "127.0.0.1:1", "TALLY_STACK_HOME": str(home), **settings}
+        tables = some_tables(home)
+        fold = Fold(Codec(USER_TAGS), RowCodec(USER_TAGS))
+        super().__init__(tables, fold, load_settings(environ), metrics=WorkerMetrics(), clock=SYSTEM_CLOCK)
+        self.broker = broker
+        self.home = home
+        self.seeks: dict[Any, Seek] = {}
+        self.position = 0
+        self.acknowledged: list[int] = []
+        self._epoch = 0
+
+    @property
+    def consumer(self) -> Any:
+        return self
+
+    @property
+    def producer(self) -> Any:
+        return self.broker
+
+    # -- the consumer's side
+
+    def epoch(self, tp: Any) -> int:
+        return self._epoch
+
+    async def rewind(self, tp: Any) -> None:
+        committed = self.broker.committed
+        self._epoch += 1
+        self.position = max(committed or 0, self.broker.log_start)
+        self.seeks[tp] = Seek(self._epoch, self.position, committed, self.broker.log_start)
+
+    # -- a life
+
+    async def recover(self) -> None:
+        """Bring the stores up to the changelogs as Faust does, and seek."""
+        for store, topic in ((self.tables.block_store, BLOCKS), (self.tables.row_store, ROWS)):
+            assert store is not None
+            store._db_for_partition(0)
+            first = (store.persisted_offset(SOURCE) or -1) + 1
+            for offset, (key, value, _) in enumerate(self.broker.topics[topic][first:], first):
+                recover(store, recovered(topic, offset, key, value))
+        self.offset_keys.reset()
+        await self.rewind(SOURCE)
+
+    def runs(self, end: int) -> list[Run]:
+        """Return the runs from the position to *end*, holes as the transport shows them."""
+        offsets = [offset for offset in range(self.position, end) if offset in self.broker.source]
+        records = [SimpleNamespace(offset=o, value=self.broker.source[o], key=b"k", headers=(), timestamp=0) for o in offsets]
+        runs = list(cut(records, self.position))
+        reached = runs[-1].end if runs else self.position
+        return runs if reached == end else [*runs, Run(reached, end, [], [])]
+
+    def message(self, end: int) -> Any:
+        """Return the event of what lies before *end*, and move the position."""
+        message = SimpleNamespace(
+            partition=0, tp=SOURCE, epoch=self._epoch, start=self.position, value=self.runs(end), offset=end - 1
+        )
+        self.position = end
+        return SimpleNamespace(message=message, ack=lambda: self.acknowledged.append(message.offset))
+
+    async def deliver(self, end: int) -> None:
+        """Take what lies before *end* through the protocol."""
+        await self.count(self.message(end))
+
+    async def finish(self) -> None:
+        """Wait until everything sent is stored, and commit."""
+        state = self.state(0)
+        if state.tail is not None:
+            await state.tail
+        if self.acknowledged and state.epoch == self._epoch:
+            floor = state.next // BUCKET_OFFSETS * BUCKET_OFFSETS
+            self.broker.committed = max(self.broker.committed or 0, floor) or None
+
+    def close(self) -> None:
+        """Let go of the stores."""
+        for table in self.tables.all:
+            table.data._dbs.clear()
