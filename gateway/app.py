@@ -6,6 +6,7 @@ import logging
 from http import HTTPStatus
 
 from starlette.applications import Starlette
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,6 +29,15 @@ log = logging.getLogger(__name__)
 HINTS = {404: "paths: /user_tags, /user_profiles/{cookie}, /aggregates, /health, /live, /ready, /metrics"}
 
 
+class AnyText(PathConvertor):
+    """The rest of a path, line breaks included: a cookie is any text."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("any_text", AnyText())
+
+
 class App:
     """The ASGI application."""
 
@@ -37,7 +47,7 @@ class App:
         self._rest = Starlette(
             routes=[
                 Route(user_tags.PATH, self._user_tags, methods=["POST"]),
-                Route("/user_profiles/{cookie:path}", Queries("user_profiles", workers, metrics, settings), methods=QUERY),
+                Route("/user_profiles/{cookie:any_text}", Queries("user_profiles", workers, metrics, settings), methods=QUERY),
                 Route("/aggregates", Queries("aggregates", workers, metrics, settings), methods=QUERY),
                 Route("/health", health.ready),
                 Route("/ready", health.ready),

@@ -33,7 +33,7 @@ LINE_INTERVAL_S = 1.0
 DEMO_LINE_INTERVAL_S = 60.0
 READY_POLL_S = 0.5
 READY_TIMEOUT_S = 5.0
-FAILED, BAD_SETTINGS = 1, 2
+FAILED, BAD_SETTINGS, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,6 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     except NotReadyError as error:
         sys.stderr.write(f"load: {error}\n")
         return FAILED
+    except KeyboardInterrupt:  # Before the first request; later a signal ends the run and shows its table.
+        return INTERRUPTED
     sys.stdout.write(f"\n{table(measures, elapsed_s)}\n")
     if options.json:
         Path(options.json).write_text(json.dumps(as_json(measures, elapsed_s)) + "\n", encoding="utf-8")

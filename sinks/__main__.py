@@ -63,6 +63,8 @@ def main(arguments: list[str]) -> int:
         logging.basicConfig(level=settings.log.level, format=LOG_FORMAT)
         # Of its many lines a minute none is ours to read, but for what goes wrong.
         logging.getLogger("kafka").setLevel(max(logging.WARNING, logging.getLogger().level))
+        # Before the first metadata is there, the group is joined without partitions, with a warning for each topic.
+        logging.getLogger("kafka.coordinator.assignors").setLevel(logging.ERROR)
         if arguments == ["migrate"]:
             sys.stdout.write(migrate(settings.postgres.dsn) + "\n")
         else:
@@ -87,23 +89,26 @@ def run(settings: Settings) -> None:
     postgres = Postgres(settings.postgres.dsn)
     try:
         _wait_for_schema(postgres, health, stop)
-        consumer = _connect(settings, stop)
+        consumer = connect(settings, stop)
         if consumer is None:
             return
         observer = Observer(consumer, postgres, metrics=metrics, health=health, clock=SYSTEM_CLOCK)
+        loop = make_loop(settings, consumer, postgres, observer=observer, stop=stop)
         try:
-            _loop(settings, consumer, postgres, observer=observer, stop=stop)
+            loop.run()
         finally:
+            loop.letters.close()
             consumer.close(autocommit=False, timeout_ms=CLOSE_TIMEOUT_MS)
     finally:
         postgres.close()
         server.shutdown()
 
 
-def _loop(settings: Settings, consumer: Any, postgres: Postgres, *, observer: Observer, stop: Event) -> None:
+def make_loop(settings: Settings, consumer: Any, postgres: Postgres, *, observer: Observer, stop: Event) -> SinkLoop:
+    """Return the loop with the sinks of every stream; it runs until *stop* is set."""
     retention = Retention(STREAMS, settings.sinks, SYSTEM_CLOCK)
     letters = DeadLetterProducer(settings.kafka.servers, record_bytes_max=settings.topics.record_bytes_max)
-    loop = SinkLoop(
+    return SinkLoop(
         consumer=consumer,
         postgres=postgres,
         writers=writers(retention, settings),
@@ -114,10 +119,6 @@ def _loop(settings: Settings, consumer: Any, postgres: Postgres, *, observer: Ob
         clock=SYSTEM_CLOCK,
         stop=stop,
     )
-    try:
-        loop.run()
-    finally:
-        letters.close()
 
 
 def writers(retention: Retention, settings: Settings) -> list[Writer]:
@@ -160,7 +161,7 @@ def _wait_for_schema(postgres: Postgres, health: Health, stop: Event) -> None:
             return
 
 
-def _connect(settings: Settings, stop: Event) -> Any:
+def connect(settings: Settings, stop: Event) -> Any:
     """Return a consumer as soon as Kafka answers; None when we are to stop before."""
     waiting = False
     while not stop.is_set():

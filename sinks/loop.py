@@ -35,7 +35,11 @@ from streams.settings import Sinks
 
 log = logging.getLogger(__name__)
 
-POLL_TIMEOUT_S = 0.25
+POLL_S_MIN = 0.05
+POLL_S_MAX = 0.25
+JOIN_POLL_MS = 1_000
+JOIN_TIMEOUT_S = 15.0
+"""Twice what a group waits for a member that was killed (its session timeout), and some."""
 POLL_RECORDS_MAX = 64
 """Records come decompressed from the consumer's own buffer, so few at a time cost nothing."""
 BATCH_RECORDS_MAX = 20_000
@@ -55,21 +59,33 @@ class Letters(Protocol):
         """Return when they are safe, or raise KafkaUnavailableError."""
         ...
 
+    def close(self) -> None:
+        """Let go of the connection."""
+        ...
 
-class Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Remembers that the assignment changed. Called on the consumer's own thread, so it does nothing else."""
+
+class Rebalances(ConsumerRebalanceListener):
+    """Remembers that the assignment changes. Called on the consumer's own thread, so it does nothing else.
+
+    Attributes:
+        happened: what is in memory, and every position, is of an assignment that is over.
+        under_way: there is no next assignment yet.
+    """
 
     def __init__(self) -> None:
         self.happened = Event()
+        self.under_way = Event()
 
     def on_partitions_revoked(self, revoked: Any) -> None:
+        self.under_way.set()
         self.happened.set()
 
     def on_partitions_assigned(self, assigned: Any) -> None:
         self.happened.set()
+        self.under_way.clear()
 
     def on_partitions_lost(self, lost: Any) -> None:
-        self.happened.set()
+        self.on_partitions_revoked(lost)
 
 
 @dataclass(kw_only=True)
@@ -88,6 +104,7 @@ class SinkLoop:
     _rebalances: Rebalances = field(default_factory=Rebalances)
     _batch: Batch = field(default_factory=lambda: Batch(start={}))
     _batch_since_s: float = 0.0
+    _subscribed_at_s: float = 0.0
 
     def run(self) -> None:
         """Carry records until *stop* is set. What has not been written by then is read again at the next start.
@@ -97,8 +114,7 @@ class SinkLoop:
             DeadLetterLimitError: likewise, Postgres refuses too many rows.
         """
         self._by_topic = {writer.topic: writer for writer in self.writers}
-        self.consumer.topics()  # Else the group is joined before the partitions are known, and at once joined again.
-        self.consumer.subscribe(topics=list(self._by_topic), listener=self._rebalances)
+        self._subscribe()
         while not self.stop.is_set():
             try:
                 self._step()
@@ -106,25 +122,51 @@ class SinkLoop:
                 self._retry("kafka", error, attempt=0)
                 self._rebalances.happened.set()
 
+    def _subscribe(self) -> None:
+        self.consumer.subscribe(topics=list(self._by_topic), listener=self._rebalances)
+        self._subscribed_at_s = self.clock.monotonic_s()
+
     def _step(self) -> None:
-        if self._rebalances.happened.is_set():
+        if self._rebalances.under_way.is_set():
+            self._join()
+        elif self._rebalances.happened.is_set():
             self._begin_again()
+        else:
+            self._subscribed_at_s = self.clock.monotonic_s()
+            self._read()
+        self._keep_house()
+
+    def _join(self) -> None:
+        """Wait for the next assignment; what is polled meanwhile is from positions that are not ours.
+
+        kafka-python 3.0 forgets a join whose poll timed out between the leader's assignment and the answer to it, and then
+        waits for ever, with its heartbeats off. A long poll makes that rare; subscribing anew ends it.
+        """
+        self.consumer.poll(timeout_ms=JOIN_POLL_MS, max_records=1)
+        waited_s = self.clock.monotonic_s() - self._subscribed_at_s
+        if self._rebalances.under_way.is_set() and waited_s > JOIN_TIMEOUT_S:
+            log.warning("no partitions assigned after %.0f s; joining the group anew", waited_s)
+            self.consumer.unsubscribe()
+            self._subscribe()
+
+    def _read(self) -> None:
+        """Poll once, and write when it is time."""
         polled = self.consumer.poll(timeout_ms=self._poll_timeout_ms(), max_records=POLL_RECORDS_MAX)
         for records in polled.values():
             for record in records:
                 if self._rebalances.happened.is_set():
                     return  # These were read from positions that may not be ours: thrown away, and read again.
                 self._take(record)
-        if self._batch.records and self._poll_timeout_ms() == 0:
+        if self._batch.records and self._due_in_s() <= 0:
             self._flush()
-        self._keep_house()
+
+    def _due_in_s(self) -> float:
+        return self._batch_since_s + self.settings.flush_interval_s - self.clock.monotonic_s()
 
     def _poll_timeout_ms(self) -> int:
-        """Return how long to wait for records: not past the time when those that wait are due."""
-        if not self._batch.records:
-            return int(POLL_TIMEOUT_S * 1000)
-        left_s = self._batch_since_s + self.settings.flush_interval_s - self.clock.monotonic_s()
-        return int(1000 * min(POLL_TIMEOUT_S, max(0.0, left_s)))
+        """Return how long to wait for records: not far past the time when those that wait are due."""
+        wait_s = self._due_in_s() if self._batch.records else POLL_S_MAX
+        return int(1000 * min(POLL_S_MAX, max(POLL_S_MIN, wait_s)))
 
     def _take(self, record: Any) -> None:
         if not self._batch.records:
@@ -231,7 +273,7 @@ class SinkLoop:
         try:
             while not self.stop.is_set() and (left_s := until_s - self.clock.monotonic_s()) > 0:
                 self.consumer.pause(*self.consumer.assignment())
-                if self.consumer.poll(timeout_ms=int(1000 * min(left_s, POLL_TIMEOUT_S)) + 1, max_records=1):
+                if self.consumer.poll(timeout_ms=int(1000 * min(left_s, POLL_S_MAX)) + 1, max_records=1):
                     self._rebalances.happened.set()  # From a partition that was just given to us, and is not sought yet.
             self.consumer.resume(*self.consumer.assignment())
         except (KafkaError, KeyError):

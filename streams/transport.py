@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -194,19 +194,20 @@ class Consumer(driver.Consumer):
             for tp in partitions:
                 self._forget(tp)  # nothing is delivered until the position is set again
             await super().perform_seek()
-            await self._seek_to_start(partitions)
+            if partitions:
+                await self._seek_to_start(await self.earliest_offsets(*partitions))
 
     async def rewind(self, tp: TP) -> None:
         """Go back to the committed offset, a bucket's start: for the agent that sees a hole. Everything since comes again."""
         async with self._seek_lock:
+            log_starts = await self.earliest_offsets(tp)  # may fail, and without a position nothing would come any more
             self._forget(tp)
-            await self._seek_to_start({tp})
+            await self._seek_to_start(log_starts)
 
-    async def _seek_to_start(self, partitions: Collection[TP]) -> None:
-        log_starts = await self.earliest_offsets(*partitions) if partitions else {}
+    async def _seek_to_start(self, log_starts: Mapping[TP, int | None]) -> None:
         positions: dict[TP, int] = {}
-        for tp in partitions:
-            committed, log_start = self._committed_offset.get(tp), log_starts.get(tp) or 0
+        for tp, first in log_starts.items():
+            committed, log_start = self._committed_offset.get(tp), first or 0
             positions[tp] = max(committed or 0, log_start)
             self.seeks[tp] = Seek(self._epochs[tp], positions[tp], committed, log_start)
         await self._seek_on_thread(positions)  # Faust leaves a partition without a commit where it was

@@ -12,8 +12,8 @@ from tables.blocks import Block, BlockKey, decode_block, newest
 from tables.registry import StreamTables
 from views.queries import AggregatesQuery, aggregate_names
 
-BLOCKS_REMEMBERED_MAX = 512
-"""Decoded blocks, about 60 kB each. A block is a pure function of its bytes, so nothing has to be forgotten."""
+BLOCKS_REMEMBERED_MAX = 1024
+"""Decoded blocks, at most about 150 kB each, most far less. A block is a function of its bytes: nothing has to be forgotten."""
 Totals = dict[int, list[int]]
 """Minute to [count, sum, …]."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,6 +28,8 @@ from tests.support.gateway_process import running_gateway
 from tests.support.job import ALWAYS, Answer, Door, minutes_from, send_all
 from tests.support.oracle import oracle_of
 from tests.support.worker import free_port
+
+log = logging.getLogger(__name__)
 
 SEED = 7
 ASKED = (("COUNT",), ("SUM_PRICE",), ("COUNT", "SUM_PRICE"), ("SUM_PRICE", "COUNT"))
@@ -210,7 +213,7 @@ def test_what_nobody_has_sent_is_zeros_and_empty_lists(system: System) -> None:
 
 
 def test_tag_is_in_profile_and_aggregates_soon_after_its_204(system: System) -> None:
-    """A12, rule 10: 10 s and 60 s are promised; the slowest of twenty is printed."""
+    """A12, rule 10: 10 s and 60 s are promised; the slowest of twenty is logged."""
     slowest = {"profile": 0.0, "aggregates": 0.0}
     minute = system.minute()
     for number in range(1, 21):
@@ -227,7 +230,7 @@ def test_tag_is_in_profile_and_aggregates_soon_after_its_204(system: System) -> 
             within_s=AGGREGATES_WITHIN_S,
         )
         slowest["aggregates"] = max(slowest["aggregates"], SYSTEM_CLOCK.monotonic_s() - sent_s)
-    print(f"slowest of 20, seconds after the 204: {slowest}")  # noqa: T201 - a figure to read
+    log.info("slowest of 20, seconds after the 204: %s", slowest)
 
 
 def test_gateway_is_healthy_only_with_a_ready_worker(system: System) -> None:

@@ -93,7 +93,8 @@ def test_whatever_is_thrown_at_the_topic_is_a_dead_letter_and_the_partition_move
     worker = cluster.worker().start()
     oracle = cluster.oracle()
     wait_counted(worker, oracle, minutes=MINUTES)
-    letters = eventually(lambda: len(found := dead_letters(cluster)) >= len(BAD) and found, what="all dead letters")
+    eventually(lambda: len(dead_letters(cluster)) >= len(BAD), what="all dead letters")
+    letters = dead_letters(cluster)
     assert letters.keys() == expected.keys()
     for place, (name, key, value, reason) in expected.items():
         letter = letters[place]
@@ -138,11 +139,10 @@ def test_too_many_dead_letters_end_the_worker_and_lose_nothing(cluster: Cluster)
     """A producer that writes nonsense must not drain the topic into the bin; let through on purpose, the rest counts."""
     throw(cluster, [(b"k", b"nonsense")] * 900, partition=1)
     cluster.send([*some_tags(101, 50, minutes=MINUTES)], partition=1)
-    settings = {"DEAD_LETTERS_WINDOW_RECORDS": 100}
-    worker = cluster.worker(**settings).start(wait=False)
+    worker = cluster.worker(DEAD_LETTERS_WINDOW_RECORDS=100).start(wait=False)
     assert worker.wait_ended() == EXIT_CODE
     assert "more than a share of 0.5" in worker.log() and "TALLY_DEAD_LETTERS_SHARE_MAX=1" in worker.log()
-    worker = cluster.worker(**settings, DEAD_LETTERS_SHARE_MAX=1).start()
+    worker = cluster.worker(DEAD_LETTERS_WINDOW_RECORDS=100, DEAD_LETTERS_SHARE_MAX=1).start()
     oracle = cluster.oracle()
     wait_counted(worker, oracle, minutes=MINUTES)
     assert_answers_exact(worker, oracle, minutes=MINUTES)

@@ -25,7 +25,7 @@ from tests.support.comparison import (
 from tests.support.eventually import eventually
 from tests.support.oracle import read_topic
 from tests.support.tags import Tag, some_tags
-from tests.support.worker import WorkerProcess, get
+from tests.support.worker import WorkerProcess, free_port, get
 
 MINUTES = 12
 ROUND_EVENTS = 8_000
@@ -35,6 +35,13 @@ STARTING, RESTORING = "Worker]: Starting...", "Restoring state from changelog"
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with a_cluster(tmp_path_factory.mktemp("recovery")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """For a test that destroys what others compare."""
     with a_cluster(tmp_path_factory.mktemp("recovery")) as cluster:
         yield cluster
 
@@ -60,7 +67,7 @@ def compare(cluster: Cluster, *workers: WorkerProcess) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_killed_worker_comes_back_from_its_disk_and_a_wiped_one_from_the_changelog(
+def test_a_killed_worker_comes_back_from_its_disk_and_a_wiped_one_from_its_changelog(
     cluster: Cluster, seeds: Iterator[int]
 ) -> None:
     """A10, A19. Killed in mid-stream each time; what it sent again has the same bytes under the same keys."""
@@ -68,7 +75,7 @@ def test_a_killed_worker_comes_back_from_its_disk_and_a_wiped_one_from_the_chang
         cluster.send(some_tags(next(seeds), ROUND_EVENTS, minutes=MINUTES))
         worker = cluster.worker().start()
         half = cluster.events - ROUND_EVENTS // 2
-        eventually(lambda worker=worker, half=half: counted(worker, minutes=MINUTES) > half, what="half of it counted")
+        wait_more_counted(worker, than=half)
         worker.kill()
         if wiped:
             cluster.wipe()
@@ -91,12 +98,20 @@ def test_two_workers_and_a_zombie_count_every_event_once(cluster: Cluster, seeds
         sleeper.process.send_signal(signal.SIGSTOP)
         try:
             cluster.send(some_tags(next(seeds), ROUND_EVENTS, minutes=MINUTES))
-            eventually(lambda awake=awake: owns_all(awake), within_s=60, what="the other took over")
+            wait_owns_all(awake)
         finally:
             sleeper.process.send_signal(signal.SIGCONT)
         cluster.send(some_tags(next(seeds), ROUND_EVENTS, minutes=MINUTES))
         eventually(lambda: shared(workers), within_s=90, what="both at work again")
     compare(cluster, *workers)
+
+
+def wait_more_counted(worker: WorkerProcess, *, than: int) -> None:
+    eventually(lambda: counted(worker, minutes=MINUTES) > than, what=f"more than {than} counted")
+
+
+def wait_owns_all(worker: WorkerProcess) -> None:
+    eventually(lambda: owns_all(worker), within_s=60, what="the other took over")
 
 
 def owns_all(worker: WorkerProcess) -> bool:
@@ -116,18 +131,35 @@ def shared(workers: list[WorkerProcess]) -> bool:
     ) == list(range(PARTITIONS))
 
 
+@pytest.mark.xfail(
+    reason="a static member gets its old assignment back, which names the old address; the instance id must name it too"
+)
+@pytest.mark.timeout(120)
+def test_a_worker_comes_back_at_once_under_another_address(cluster: Cluster, seeds: Iterator[int]) -> None:
+    """Faust's assignor asserts its own URL in what the group returns; then the coordinator ends, and the process does not."""
+    worker = cluster.worker().start()
+    worker.kill()
+    cluster.send(some_tags(next(seeds), 100, minutes=MINUTES))
+    moved = cluster.worker()
+    moved.port = free_port()
+    moved.environ["TALLY_WEB_PORT"] = str(moved.port)
+    moved.start(wait=False)
+    eventually(lambda: get(f"{moved.url}/ready", timeout_s=5)[0] == 200, within_s=25, what="ready at the new address")
+
+
 @pytest.mark.timeout(180)
 def test_a_wiped_worker_recovers_from_what_compaction_left(cluster: Cluster, seeds: Iterator[int]) -> None:
     """Superseded versions and their tombstones are gone; the greatest `through` of each bucket is not."""
-    before = sum(1 for _ in read_topic(cluster.servers, BLOCKS))
     cluster.configure(BLOCKS, segment_ms=1_000, min_cleanable_dirty_ratio=0.001, delete_retention_ms=100)
     worker = cluster.worker().start()
+    sizes = [0]
 
     def compacted() -> bool:
         cluster.send(some_tags(next(seeds), 40, minutes=MINUTES))  # only a closed segment is compacted
-        return sum(1 for _ in read_topic(cluster.servers, BLOCKS)) < before
+        sizes.append(sum(1 for _ in read_topic(cluster.servers, BLOCKS)))
+        return sizes[-1] < max(sizes)
 
-    eventually(compacted, within_s=90, what=f"fewer than {before} records in the changelog")
+    eventually(compacted, within_s=90, what="fewer records in the changelog than before")
     compare(cluster, worker)
     worker.kill()
     cluster.wipe()
@@ -135,8 +167,10 @@ def test_a_wiped_worker_recovers_from_what_compaction_left(cluster: Cluster, see
 
 
 @pytest.mark.timeout(120)
-def test_an_emptied_changelog_partition_hangs_no_recovery(cluster: Cluster, seeds: Iterator[int]) -> None:
+def test_an_emptied_changelog_partition_hangs_no_recovery(own_cluster: Cluster, seeds: Iterator[int]) -> None:
     """Faust #597, #176. Retention may empty one; what the disk has stays, and what comes after is kept."""
+    cluster = own_cluster
+    cluster.send(some_tags(next(seeds), 3_000, minutes=MINUTES))
     worker = cluster.worker().start()
     compare(cluster, worker)
     worker.stop()

@@ -57,7 +57,7 @@ def home() -> Iterator[Path]:
     """A folder that Postgres may use under another user as well."""
     folder = Path(tempfile.mkdtemp(prefix="tally-job-"))
     yield folder / "home"
-    print(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -261,10 +261,10 @@ def test_job_counts_every_event_exactly_once_through_kills_and_restarts(home: Pa
             kill(job, "-m sinks")
         check_everything(job, oracle)
         assert oracle.records == DIRECT_EVENTS + GATEWAY_EVENTS + MORE_DIRECT_EVENTS + MORE_GATEWAY_EVENTS
-        print("STOP", __import__("time").time()); job.stop(); print("STOPPED", __import__("time").time())
+        job.stop()
         assert job.pids() == []
         job.start()
         check_everything(job, oracle, profiles=100)
         assert oracle.records == DIRECT_EVENTS + GATEWAY_EVENTS + MORE_DIRECT_EVENTS + MORE_GATEWAY_EVENTS
-        print("STOP", __import__("time").time()); job.stop(); print("STOPPED", __import__("time").time())
+        job.stop()
         assert job.pids() == []

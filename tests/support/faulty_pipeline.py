@@ -12,11 +12,12 @@ import random
 from collections.abc import AsyncIterator
 from typing import Any
 
-from pipeline import app as app
+from pipeline import app
 from streams.runs import BATCH_TOPICS
 from streams.transport import Consumer
 
 log = logging.getLogger(__name__)
+__all__ = ["app"]
 
 SHARE = float(os.environ.get("FAULTS_SHARE", "0.1"))
 JUMP_OFFSETS = 9000

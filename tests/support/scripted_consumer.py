@@ -76,8 +76,8 @@ class ScriptedConsumer(transport.Consumer):
         await self.perform_seek()
         return self
 
-    async def delivered(self, tp: TP = SOURCE, *runs: Run) -> list[Any]:
-        """Return the messages that one fetch of *runs* is delivered as."""
+    async def delivered(self, tp: TP = SOURCE, *runs: Any) -> list[Any]:
+        """Return the messages that one fetch of *runs*, or of records of another topic, is delivered as."""
         self.fetches.append({tp: list(runs)})
         return [message async for _, message in self.getmany(0.1)]
 

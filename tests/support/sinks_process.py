@@ -14,13 +14,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import psycopg
 from kafka import KafkaProducer
 
+from sinks.__main__ import connect, make_loop
+from sinks.health import Health
+from sinks.loop import SinkLoop
+from sinks.observe import Observer
+from sinks.postgres import Postgres
 from stack.ports import free_port
+from streams.clock import SYSTEM_CLOCK
 from streams.event_time import format_instant
+from streams.metrics import SinkMetrics
+from streams.settings import Settings
 from streams.topics import BUCKET_OFFSETS, USER_TAGS, changelog_of
 from tables.blocks import Cells, OpenBucket, pack
 from tables.blocks import Record as ChangelogRecord
@@ -114,7 +123,7 @@ class Changelogs:
         )
         self.ends: dict[tuple[str, int], int] = {}
 
-    def send(self, topic: str, partition: int, records: Sequence[ChangelogRecord], **fields: Any) -> None:
+    def send(self, topic: str, partition: int, records: Sequence[tuple[bytes | None, bytes | None]], **fields: Any) -> None:
         """Return when Kafka has all *records*."""
         futures = [self.producer.send(topic, key=key, value=value, partition=partition, **fields) for key, value in records]
         for future in futures:
@@ -205,6 +214,17 @@ class SinksProcess:
                 raise
 
 
+def a_loop(servers: str, dsn: str) -> SinkLoop:
+    """Return the loop of this process, as `python -m sinks` makes it, not yet running."""
+    kafka, sinks = {"servers": servers}, {"flush_interval_s": 0.2}
+    settings = Settings.model_validate({"kafka": kafka, "postgres": {"dsn": dsn}, "sinks": sinks})
+    stop, postgres = Event(), Postgres(dsn)
+    consumer = connect(settings, stop)
+    health = Health(SYSTEM_CLOCK)
+    observer = Observer(consumer, postgres, metrics=SinkMetrics(), health=health, clock=SYSTEM_CLOCK)
+    return make_loop(settings, consumer, postgres, observer=observer, stop=stop)
+
+
 def until(condition: Callable[[], bool], what: str, *, timeout_s: float = DEADLINE_S) -> None:
     """Return as soon as *condition* holds; fail after *timeout_s*."""
     deadline_s = time.monotonic() + timeout_s
@@ -216,7 +236,7 @@ def until(condition: Callable[[], bool], what: str, *, timeout_s: float = DEADLI
 def select(dsn: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
     """Return the rows of a query."""
     with psycopg.connect(dsn) as connection:
-        return connection.execute(statement, values).fetchall()  # type: ignore[call-overload,no-any-return]
+        return connection.execute(statement, values).fetchall()
 
 
 def applied(dsn: str) -> dict[tuple[str, int], int]:

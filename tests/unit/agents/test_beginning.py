@@ -19,7 +19,7 @@ CASES = {
     "a restart at a commit with a lost disk and a changelog that has forgotten": (BUCKET, BUCKET, 0, None, FRESH),
     "the log starts exactly at the commit": (BUCKET, BUCKET, BUCKET, BUCKET + 700, FRESH),
     "the log starts inside the open bucket": (BUCKET + 100, BUCKET, BUCKET + 100, BUCKET + 700, Beginning(True, BUCKET + 699)),
-    "the log starts exactly behind what is counted": (BUCKET + 100, BUCKET, BUCKET + 100, BUCKET + 100, Beginning(True, BUCKET + 99)),
+    "it starts right behind what is counted": (BUCKET + 100, BUCKET, BUCKET + 100, BUCKET + 100, Beginning(True, BUCKET + 99)),
     "the log starts inside the first bucket, nothing committed": (100, None, 100, 700, Beginning(True, 699)),
     "the log starts inside a later bucket than the commit": (
         3 * BUCKET + 5, BUCKET, 3 * BUCKET + 5, 3 * BUCKET + 9, Beginning(True, 3 * BUCKET + 8),

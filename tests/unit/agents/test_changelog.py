@@ -103,7 +103,7 @@ async def test_a_group_that_fits_no_batch_is_refused() -> None:
 
 
 async def test_headers_count_when_a_batch_is_filled() -> None:
-    """Dead letters carry the headers of a foreign record, megabytes of them if it likes: Kafka would refuse the batch for ever."""
+    """Dead letters carry the headers of a foreign record, megabytes if it likes: Kafka would refuse the batch for ever."""
     producer = FakeProducer()
     await send_groups(producer, "dead-letters.v1", 0, [a_group(1, headers_bytes=BATCH_BYTES // 2 + 1) for _ in range(4)])
     assert [len(batch.records) for batch, _, _ in producer.sent] == [1, 1, 1, 1]

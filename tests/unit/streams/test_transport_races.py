@@ -9,6 +9,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from faust.types import TP
 
 from tests.support.scripted_consumer import SECOND, SOURCE, ScriptedConsumer, a_consumer, a_run, acknowledge, some_runs
 
@@ -199,6 +200,27 @@ async def test_the_log_moving_past_the_position_begins_anew_at_its_start(consume
     assert (consumer.seeks[SOURCE].position, consumer.seeks[SOURCE].log_start) == (250, 250)
     (message,) = await consumer.delivered(SOURCE, a_run(250, 10))
     assert message.epoch == 2
+
+
+async def test_a_broker_that_does_not_answer_a_rewind_leaves_the_partition_to_be_rewound_again(
+    consumer: ScriptedConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forgotten first, it would have no position, and wait for a seek that nobody makes."""
+    await consumer.sought_to()
+    await consumer.delivered(SOURCE, a_run(0, 100))
+    consumer.held[SOURCE] = 250
+    asked = consumer.earliest_offsets
+    answers = iter([True, False])
+
+    async def answers_once(*partitions: TP) -> dict[TP, int]:
+        if not next(answers, True):
+            raise ConnectionError("no broker")
+        return await asked(*partitions)
+
+    monkeypatch.setattr(consumer, "earliest_offsets", answers_once)
+    assert await consumer.delivered(SOURCE, a_run(250, 10)) == []
+    assert await consumer.delivered(SOURCE, a_run(250, 10)) == []
+    assert await consumer.delivered(SOURCE, a_run(250, 10))
 
 
 async def test_a_partition_that_comes_back_is_not_read_on_from_where_it_was_left(consumer: ScriptedConsumer) -> None:
