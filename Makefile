@@ -37,7 +37,7 @@ check: setup ## format, lint, types, import contracts, unit tests
 	@$(PYTHON) -m ruff check --quiet .
 	@$(PYTHON) -m mypy
 	@.venv/bin/lint-imports
-	@exec $(PYTHON) -m pytest -q tests/unit tests/tidy
+	@exec $(PYTHON) -m pytest -q tests/unit tests/tidy streams tables agents sinks views gateway stack load
 
 psql: setup ## a prompt on the running database
 	@exec $(PYTHON) -m stack psql

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -72,7 +72,7 @@ def run(settings: Settings, plan: Plan) -> None:
         job = Job(home, settings, plan)
         try:
             job.start()
-            job.watch()
+            job.watch(is_stopping=lambda: stops.requested)
         except StopRequested:
             pass
         finally:
@@ -116,14 +116,16 @@ class Job:
         else:
             self._say(f"tally is ready: {gateway_address(self._settings).url}")
 
-    def watch(self) -> None:
-        """Tell of processes that end and start again, for ever.
+    def watch(self, *, is_stopping: Callable[[], bool]) -> None:
+        """Tell of processes that end and start again, until a stop is asked for.
+
+        The question is asked beside the exception that a stop raises: a library in between may swallow that.
 
         Raises:
             ManagerLostError: the process manager is gone, so nothing would be started again.
         """
         states = self._manager.states()
-        while True:
+        while not is_stopping():
             time.sleep(WATCH_INTERVAL_S)
             now = self._manager.states()
             for name, state in now.items():
@@ -241,6 +243,7 @@ class _StopSignals:
 
     def __init__(self) -> None:
         self._deferred = False
+        self.requested = False
 
     @contextmanager
     def raising(self) -> Iterator[None]:
@@ -260,5 +263,5 @@ class _StopSignals:
         if self._deferred:
             say("still stopping")
             return
-        self._deferred = True
+        self._deferred = self.requested = True
         raise StopRequested
