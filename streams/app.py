@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import Any
 
@@ -42,6 +43,7 @@ def create_app(settings: Settings, *, store: str) -> faust.App:
         topic_allow_declare=False,  # created, with their settings, before a worker starts
         table_standby_replicas=0,  # recovery from the changelog is fast; a standby doubles the work
         **_consumer_settings(worker),
+        consumer_group_instance_id=member_name(settings),
         **_producer_settings(worker),
         stream_wait_empty=False,  # a batch in flight is acknowledged too late and read again: nothing counts twice
         web_host=settings.web.host,
@@ -52,6 +54,16 @@ def create_app(settings: Settings, *, store: str) -> faust.App:
         web_router_enabled=False,
         web_tables_enabled=False,
     )
+
+
+def member_name(settings: Settings) -> str:
+    """Return the worker's name in its group: after a kill it needs not wait for its old session to end.
+
+    It names the address, because the group gives a known name its old assignment back, and Faust refuses one that names
+    another address than its own.
+    """
+    address = re.sub(r"[^\w.-]", "_", settings.web.host)
+    return f"{APP_ID}-{socket.gethostname()}-{address}-{settings.web.port + settings.worker.index}"
 
 
 def _consumer_settings(worker: Worker) -> dict[str, Any]:
@@ -66,8 +78,6 @@ def _consumer_settings(worker: Worker) -> dict[str, Any]:
         "broker_check_crcs": True,
         "consumer_max_fetch_size": FETCH_BYTES_MAX,
         "consumer_auto_offset_reset": "earliest",
-        # after a kill, no waiting for the session to end
-        "consumer_group_instance_id": f"{APP_ID}-{socket.gethostname()}-{worker.index}",
     }
 
 

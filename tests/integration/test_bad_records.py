@@ -84,7 +84,7 @@ def dead_letters(cluster: Cluster) -> dict[tuple[str, str, str], Any]:
 
 def test_whatever_is_thrown_at_the_topic_is_a_dead_letter_and_the_partition_moves_on(cluster: Cluster) -> None:
     """A1, A7.23. Each with reason and position, key and value as they came; the events around it are counted exactly."""
-    expected = {}
+    before, expected = dead_letters(cluster).keys(), {}
     for number, (name, (key, value, reason)) in enumerate(BAD.items()):
         cluster.send(some_tags(number, 3, minutes=MINUTES), partition=PARTITION)
         expected[SOURCE, str(PARTITION), str(len(cluster.ledger[PARTITION]))] = (name, key, value, reason)
@@ -93,16 +93,16 @@ def test_whatever_is_thrown_at_the_topic_is_a_dead_letter_and_the_partition_move
     worker = cluster.worker().start()
     oracle = cluster.oracle()
     wait_counted(worker, oracle, minutes=MINUTES)
-    eventually(lambda: len(dead_letters(cluster)) >= len(BAD), what="all dead letters")
+    eventually(lambda: len(dead_letters(cluster)) >= len(before) + len(BAD), what="all dead letters")
     letters = dead_letters(cluster)
-    assert letters.keys() == expected.keys()
+    assert letters.keys() - before == expected.keys()
     for place, (name, key, value, reason) in expected.items():
         letter = letters[place]
         headers = dict(letter.headers)
         assert (letter.key, letter.value) == (key, value), name
         assert (headers["reason"], headers["stage"]) == (reason.encode(), b"count"), (name, headers["detail"])
         assert headers["detail"] and (headers["trace"], headers["empty"]) == (b"\x00\xff", None), name
-    assert worker.metric("tally_dead_letters_total") == len(BAD)
+    assert worker.metric("tally_dead_letters_total") >= len(BAD)
     assert_answers_exact(worker, oracle, minutes=MINUTES)
     assert_changelogs_exact(cluster.servers, oracle)
     worker.stop()

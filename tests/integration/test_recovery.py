@@ -131,9 +131,6 @@ def shared(workers: list[WorkerProcess]) -> bool:
     ) == list(range(PARTITIONS))
 
 
-@pytest.mark.xfail(
-    reason="a static member gets its old assignment back, which names the old address; the instance id must name it too"
-)
 @pytest.mark.timeout(120)
 def test_a_worker_comes_back_at_once_under_another_address(cluster: Cluster, seeds: Iterator[int]) -> None:
     """Faust's assignor asserts its own URL in what the group returns; then the coordinator ends, and the process does not."""
