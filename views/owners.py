@@ -94,8 +94,11 @@ class Owners:
     async def _ask_peer(self, url: URL, partitions: list[int], fields: Mapping[str, Any]) -> Any:
         body = _encode({**fields, "partitions": partitions})
         timeout = aiohttp.ClientTimeout(total=PEER_TIMEOUT_S)
+        client = self._app.http_client
+        if client.closed:
+            raise IncompleteAnswerError("this worker is stopping")
         try:
-            async with self._app.http_client.post(url, data=body, timeout=timeout) as response:
+            async with client.post(url, data=body, timeout=timeout) as response:
                 if response.status != 200:
                     raise IncompleteAnswerError(f"the owner of partitions {partitions} is not ready")
                 answer = msgspec.msgpack.decode(await response.read(), strict=False)

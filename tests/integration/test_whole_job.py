@@ -18,8 +18,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
+from kafka import KafkaConsumer, TopicPartition
 
 from streams.event_time import format_instant, parse_instant
 from streams.settings import load_settings
@@ -197,16 +198,16 @@ class TopicOracle(Oracle):
     positions: dict[int, int] = field(default_factory=dict)
 
 
-async def read_on(servers: str, oracle: TopicOracle) -> None:
-    """Add what the source topic holds beyond what the oracle has read."""
-    async with AIOKafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False) as consumer:
+def read_on(servers: str, oracle: TopicOracle) -> None:
+    """Add what the source topic holds beyond what the oracle has read; not by aiokafka, which the worker's code has changed."""
+    with closing(KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False)) as consumer:
         partitions = [TopicPartition(USER_TAGS.topic, number) for number in range(load_settings({}).topics.partitions)]
         consumer.assign(partitions)
-        ends = await consumer.end_offsets(partitions)
+        ends = consumer.end_offsets(partitions)
         for partition in partitions:
             consumer.seek(partition, oracle.positions.get(partition.partition, 0))
         while any(oracle.positions.get(partition.partition, 0) < end for partition, end in ends.items()):
-            for partition, records in (await consumer.getmany(timeout_ms=1_000)).items():
+            for partition, records in consumer.poll(timeout_ms=1_000).items():
                 for record in records:
                     oracle.add(record.value, record.offset)
                 oracle.positions[partition.partition] = records[-1].offset + 1
@@ -215,7 +216,7 @@ async def read_on(servers: str, oracle: TopicOracle) -> None:
 def check_everything(job: Job, oracle: TopicOracle, *, profiles: int = PROFILES) -> None:
     """Wait until nothing lags, then compare all of it with the source topic."""
     services = job.services()
-    asyncio.run(read_on(services["TALLY_KAFKA_SERVERS"], oracle))
+    read_on(services["TALLY_KAFKA_SERVERS"], oracle)
     with closing(Door(job.port)) as door:
 
         def counted() -> bool:
