@@ -188,7 +188,7 @@ class SinkLoop:
         firsts, ends = self.observer.bounds(assigned)
         start = {place: positions.get(place, 0) for place in assigned}
         for place in assigned:
-            check_bounds(place, start[place], first=firsts[place], end=ends[place])
+            self._check_bounds(place, positions.get(place), first=firsts[place], end=ends[place])
         try:
             for place in assigned:
                 self.consumer.seek(TopicPartition(*place), max(start[place], firsts[place]))
@@ -198,6 +198,11 @@ class SinkLoop:
             return
         self._batch = Batch(start=start)
         log.info("reading %d partitions, %d records behind", len(assigned), self.observer.lag(ends, start))
+
+    def _check_bounds(self, place: Place, position: int | None, *, first: int, end: int) -> None:
+        gone = check_bounds(place, position, first=first, end=end, accept_lost=self.settings.accept_lost_records)
+        if gone:
+            log.warning("%d offsets of %r partition %d were removed before they were read", gone, place.topic, place.partition)
 
     def _read_positions(self) -> dict[Place, int]:
         attempt = 0
@@ -291,22 +296,31 @@ class SinkLoop:
                 self._give_up_or_retry(error, attempt=0)
 
 
-def check_bounds(place: Place, start: int, *, first: int, end: int) -> None:
-    """Compare where Postgres is with what Kafka has of a partition: [first, end).
+def check_bounds(place: Place, position: int | None, *, first: int, end: int, accept_lost: bool) -> int:
+    """Compare where Postgres is with what Kafka has of a partition, and return how many offsets are gone unread.
+
+    Args:
+        position: next offset to read, None where Postgres has never had any of this partition.
+        first: first offset that Kafka has; end: the one after its last.
+        accept_lost: go on although records are gone that were never written.
 
     Raises:
-        SinkStoppedError: Postgres is past the end, so its rows are those of another topic of that name.
+        SinkStoppedError: Postgres is past the end, so its rows are those of another topic of that name; or records are gone.
     """
-    if start > end:
+    name = f"{place.topic!r} partition {place.partition}"
+    if (position or 0) > end:
         raise SinkStoppedError(
-            f"sink_offsets is at {start} of {place.topic!r} partition {place.partition}, which ends at {end}: "
+            f"sink_offsets is at {position} of {name}, which ends at {end}: "
             "this database belongs to another Kafka, or the topic was made anew; use an empty database, or the old Kafka"
         )
-    if 0 < start < first:
-        log.warning(
-            "%d offsets of %r partition %d were removed before they were read (from %d to %d)",
-            first - start, place.topic, place.partition, start, first,
-        )  # fmt: skip
+    gone = max(0, first - (position or 0))
+    if gone and position is not None and not accept_lost:
+        raise SinkStoppedError(
+            f"{name} holds nothing before offset {first}, but only records before {position} are in postgres: "
+            "the sinks were down for longer than the topic keeps its records; "
+            "to go on without them start with TALLY_SINKS_ACCEPT_LOST_RECORDS=true"
+        )
+    return gone
 
 
 def _note_commit(offsets: Any, answer: Any) -> None:

@@ -93,6 +93,7 @@ class Sinks(Section):
     port: Port = 6060
     batch_rows_max: Annotated[int, Field(ge=1_000, le=1_000_000)] = 65_536
     flush_interval_s: Annotated[float, Field(ge=0.05, le=60)] = 2.0
+    accept_lost_records: bool = False
     user_events: bool = True
     user_events_days: Annotated[int, Field(ge=1, le=3_650)] = 7
     minute_cells_days: Annotated[int, Field(ge=1, le=3_650)] = 90

@@ -40,6 +40,8 @@ BLOCKS_TOPIC = changelog_of(USER_TAGS.blocks_table)
 ROWS_TOPIC = changelog_of(USER_TAGS.rows_table)
 START_MS = 1_646_092_800_000
 """2022-03-01: far from the day on which a test runs, as a simulated day is."""
+PARTITIONS = 2
+MINUTE = START_MS // 60_000
 DEADLINE_S = 60.0
 
 Totals = dict[tuple[str, ...], tuple[int, int]]
@@ -95,6 +97,9 @@ class Traffic:
             flat = [part for row in self.rows[start : start + span_rows] for part in codec.encode(row)]
             records += [*encode_spans(flat), (b"keep-alive", b"\x90")]
         return records
+
+
+TRAFFICS = [Traffic(partition, 9_000, seed=7) for partition in range(PARTITIONS)]
 
 
 def add_row(cells: Cells, row: Row) -> None:
@@ -212,6 +217,10 @@ class SinksProcess:
             except subprocess.TimeoutExpired:
                 self.kill()
                 raise
+
+
+StartSinks = Callable[..., SinksProcess]
+"""Starts the sinks with settings of the environment."""
 
 
 def a_loop(servers: str, dsn: str) -> SinkLoop:
