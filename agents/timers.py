@@ -8,6 +8,7 @@ from typing import Any
 
 from agents.guard import guard
 from agents.protocol import CountingProtocol
+from streams.partitioner import check_partitions
 from tables.store import SharedCache, expire
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ def create_timers(app: Any, protocol: CountingProtocol) -> None:
         """Send the open buckets' versions, so that queries and Postgres are fresh."""
         async with guard():
             if not app.rebalancing and app.tables.actives_ready:
+                check_topics(app, protocol)
                 await protocol.check_beginnings()
                 await protocol.send_partials(keep_alive_s=worker.horizon_s / KEEP_ALIVE_PARTS)
 
@@ -51,6 +53,19 @@ def create_timers(app: Any, protocol: CountingProtocol) -> None:
 
     for table in protocol.tables.all:
         table.on_recover(make_reset(protocol))
+
+
+def check_topics(app: Any, protocol: CountingProtocol) -> None:
+    """Refuse topics that somebody made with other partitions than the settings: answers would look in the wrong ones.
+
+    Raises:
+        SettingsError: one line that says what to set.
+    """
+    tables = protocol.tables
+    for topic in (tables.stream.topic, *(table.changelog_topic.get_topic_name() for table in tables.all)):
+        found = app.consumer.topic_partitions(topic)
+        if found is not None:  # None while the metadata are fetched anew
+            check_partitions(topic, found, protocol.settings.topics.partitions)
 
 
 async def loop_lag_s() -> float:

@@ -10,7 +10,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from streams.errors import KafkaUnavailableError, SettingsError
+from streams.errors import KafkaUnavailableError
+from streams.partitioner import check_partitions
 
 BATCH_BYTES_MAX = 262_144
 """Before compression. At 16,000 events/s a batch of 3 ms is under 20 KiB; a full one means that Kafka is slow."""
@@ -53,7 +54,10 @@ class Connection:
                 await producer.start()
                 # Of all topics: asking for this one by name may make a broker create it, with partitions of its choice.
                 cluster = await producer.client.fetch_all_metadata()
-            _check_partitions(topic, len(cluster.partitions_for_topic(topic) or ()), partitions)
+            found = len(cluster.partitions_for_topic(topic) or ())
+            if not found:
+                raise KafkaUnavailableError(f"topic {topic!r} does not exist yet")
+            check_partitions(topic, found, partitions)
         except (KafkaError, OSError, TimeoutError) as error:
             await connection.close(0)
             raise KafkaUnavailableError(f"kafka at {servers} does not answer") from error
@@ -103,13 +107,3 @@ class Connection:
         if sender is not None:
             sender.cancel()
             await asyncio.wait([sender], timeout=CHECK_TIMEOUT_S)
-
-
-def _check_partitions(topic: str, found: int, expected: int) -> None:
-    if not found:
-        raise KafkaUnavailableError(f"topic {topic!r} does not exist yet")
-    if found != expected:
-        raise SettingsError(
-            f"topics.partitions is {expected}, but topic {topic!r} has {found} partitions; "
-            f"set TALLY_TOPICS_PARTITIONS={found}, or use another topic"
-        )

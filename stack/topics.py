@@ -12,6 +12,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from stack.errors import StackError
 from streams.errors import KafkaUnavailableError
+from streams.partitioner import check_partitions
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS, STREAMS, Stream, changelog_of
 
@@ -58,7 +59,8 @@ def create_topics(servers: str, settings: Settings, streams: Sequence[Stream] = 
         servers: bootstrap servers, host:port,host:port.
 
     Raises:
-        StackError: a topic has another number of partitions than the setting, or the broker refuses to create one.
+        SettingsError: a topic has another number of partitions than the setting.
+        StackError: the broker refuses to create one.
         KafkaUnavailableError: no broker answers.
     """
     specs = topic_specs(settings, streams)
@@ -93,12 +95,7 @@ def _count_partitions(admin: KafkaAdminClient) -> dict[str, int]:
 
 def _check_partitions(specs: Sequence[TopicSpec], counts: Mapping[str, int]) -> None:
     for spec in specs:
-        count = counts.get(spec.name, spec.partitions)
-        if count != spec.partitions:
-            raise StackError(
-                f"topic {spec.name!r} has {count} partitions, but topics.partitions is {spec.partitions}; "
-                f"set TALLY_TOPICS_PARTITIONS={count}, or start with new topics (another TALLY_STACK_HOME)"
-            )
+        check_partitions(spec.name, counts.get(spec.name, spec.partitions), spec.partitions)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from struct import Struct
 
+from streams.errors import SettingsError
+
 _SEED = 0x9747B28C
 _MULTIPLIER = 0x5BD1E995
 _WORD = 0xFFFFFFFF
@@ -39,3 +41,16 @@ def murmur2(key: bytes) -> int:
 def partition_of(key: bytes, partitions: int) -> int:
     """Return the partition, from 0, that Kafka's default partitioner gives *key*."""
     return (murmur2(key) & _POSITIVE) % partitions
+
+
+def check_partitions(topic: str, found: int, expected: int) -> None:
+    """Refuse a topic that is not cut as the settings say: keys would be looked for where they are not.
+
+    Raises:
+        SettingsError: *found* and *expected* differ.
+    """
+    if found != expected:
+        raise SettingsError(
+            f"topics.partitions is {expected}, but topic {topic!r} has {found} partitions; "
+            f"set TALLY_TOPICS_PARTITIONS={found}, or begin with new topics (another TALLY_STACK_HOME, or another Kafka)"
+        )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -16,6 +17,7 @@ from zlib import crc32
 import pytest
 from kafka import KafkaProducer
 
+from agents.guard import EXIT_CODE
 from streams.event_time import format_instant, parse_instant
 from streams.partitioner import partition_of
 from streams.topics import USER_TAGS
@@ -166,17 +168,14 @@ def owned_by(worker: WorkerProcess) -> list[int]:
 
 
 @contextmanager
-def traffic(servers: str) -> Iterator[None]:
-    """Send events all the while."""
+def sending(servers: str, send_turn: Callable[[Any], None]) -> Iterator[None]:
+    """Call *send_turn* with a producer every `TURN_S`, all the while."""
     stopped = threading.Event()
 
     def run() -> None:
-        chance = random.Random(SEED)
         with a_producer(servers) as producer:
             while not stopped.is_set():
-                for _ in range(SENDS_A_TURN):
-                    tag = a_tag(chance)
-                    producer.send(USER_TAGS.topic, key=tag["cookie"].encode(), value=record_bytes(tag))
+                send_turn(producer)
                 producer.flush()
                 stopped.wait(TURN_S)
 
@@ -187,6 +186,18 @@ def traffic(servers: str) -> Iterator[None]:
     finally:
         stopped.set()
         thread.join()
+
+
+def traffic(servers: str) -> AbstractContextManager[None]:
+    """Send events of many cookies all the while."""
+    chance = random.Random(SEED)
+
+    def send_turn(producer: Any) -> None:
+        for _ in range(SENDS_A_TURN):
+            tag = a_tag(chance)
+            producer.send(USER_TAGS.topic, key=tag["cookie"].encode(), value=record_bytes(tag))
+
+    return sending(servers, send_turn)
 
 
 @dataclass
@@ -267,28 +278,15 @@ def test_no_answer_has_less_while_workers_come_and_go(workers: Workers) -> None:
     check_all(workers)
 
 
-@contextmanager
-def hot_profile(servers: str) -> Iterator[None]:
+def hot_profile(servers: str) -> AbstractContextManager[None]:
     """Send rising prices of one cookie, so that its newest tells how much of it is shown."""
-    stopped = threading.Event()
+    numbers = itertools.count(1)
 
-    def run() -> None:
-        number = 0
-        with a_producer(servers) as producer:
-            while not stopped.is_set():
-                number += 1
-                tag = a_user_tag(cookie=HOT, time="2022-03-01T00:05:00Z", price=number)
-                producer.send(USER_TAGS.topic, key=HOT.encode(), value=record_bytes(tag))
-                producer.flush()
-                stopped.wait(TURN_S)
+    def send_turn(producer: Any) -> None:
+        tag = a_user_tag(cookie=HOT, time="2022-03-01T00:05:00Z", price=next(numbers))
+        producer.send(USER_TAGS.topic, key=HOT.encode(), value=record_bytes(tag))
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
+    return sending(servers, send_turn)
 
 
 def produce_elsewhere(servers: str, cookies: Sequence[str], *, seed: int, event_number: int) -> None:
@@ -332,3 +330,10 @@ def test_profiles_are_whole_although_a_producer_partitions_otherwise(workers: Wo
 def is_less(answer: Answer, expected: dict[str, Any]) -> bool:
     """Say whether an answer of success is not the expected one; a 503 is no answer."""
     return answer.status == 200 and answer.json != expected
+
+
+def test_worker_refuses_topics_with_other_partitions_than_its_settings(servers: str, tmp_path: Path) -> None:
+    """Started by hand with another number: it would ask for cookies in partitions that do not hold them."""
+    worker = WorkerProcess(servers, tmp_path / "job", settings={"TALLY_TOPICS_PARTITIONS": "3"}).start(wait=False)
+    assert worker.wait_ended() == EXIT_CODE
+    assert f"topics.partitions is 3, but topic '{USER_TAGS.topic}' has {PARTITIONS} partitions" in worker.log()
