@@ -23,14 +23,13 @@ from tests.support.eventually import eventually
 from tests.support.tags import some_tags
 from tests.support.worker import WorkerProcess
 
-RETENTION_MS = 15_000
-"""Of the source. A minute would do as well and take four times as long: the broker looks every 5 s."""
+RETENTION_MS = 60_000
 SEGMENT_MS = 2_000
 EVENT_INTERVAL_S = 1.0
 MINUTES = 12
 FIRST_BUCKET, SECOND_BUCKET = 0, 1
 """Partitions whose open bucket is their first, nothing committed, and one after a commit."""
-FORGOTTEN_WITHIN_S = 60
+FORGOTTEN_WITHIN_S = 150
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,7 @@ def everything_is_in_the_changelog(cluster: Cluster) -> bool:
     return all(progress[partition] + 1 == end for partition, end in cluster.log_ends().items() if end)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_events_that_the_source_forgot_stay_counted_and_uncounted_ones_stop_the_start(cluster: Cluster) -> None:
     """A19. Killed, wiped, and down for longer than the retention; a ledger of our own says what is right."""
     seeds = itertools.count()
