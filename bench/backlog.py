@@ -21,13 +21,14 @@ from aiokafka import AIOKafkaProducer
 
 from load.events import events
 from stack.kafka import LocalKafka
+from stack.ports import free_port
 from stack.topics import create_topics
 from streams.clock import SYSTEM_CLOCK
 from streams.partitioner import partition_of
 from streams.settings import load_settings
 from streams.topics import USER_TAGS
 from tests.support.eventually import eventually
-from tests.support.worker import ROOT, WorkerProcess, free_port, get
+from tests.support.worker import ROOT, WorkerProcess, get
 
 SEED = 1
 IDIOMATIC_PART = 20

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stack.ports import free_port
 from stack.topics import topic_specs
 from streams.clock import SYSTEM_CLOCK
 from streams.event_time import format_instant, parse_instant
@@ -27,7 +28,6 @@ from tests.support.front_door import System, running_system
 from tests.support.gateway_process import running_gateway
 from tests.support.job import ALWAYS, Answer, Door, minutes_from, send_all
 from tests.support.oracle import oracle_of
-from tests.support.worker import free_port
 
 log = logging.getLogger(__name__)
 

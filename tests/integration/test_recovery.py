@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from kafka import TopicPartition
 
+from stack.ports import free_port
 from streams.partitioner import partition_of
 from tests.support.builders import a_record
 from tests.support.cluster import PARTITIONS, Cluster, a_cluster
@@ -25,7 +26,7 @@ from tests.support.comparison import (
 from tests.support.eventually import eventually
 from tests.support.oracle import read_topic
 from tests.support.tags import Tag, some_tags
-from tests.support.worker import WorkerProcess, free_port, get
+from tests.support.worker import WorkerProcess, get
 
 MINUTES = 12
 ROUND_EVENTS = 8_000

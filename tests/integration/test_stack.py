@@ -27,6 +27,7 @@ from stack.progress import say_nothing
 from stack.service import check_space
 from stack.topics import create_topics
 from streams.clock import SYSTEM_CLOCK
+from streams.errors import SettingsError
 from streams.settings import Settings, load_settings
 from streams.topics import DEAD_LETTERS, STREAMS
 
@@ -44,8 +45,15 @@ def admin(kafka_servers: str) -> Iterator[KafkaAdminClient]:
 
 
 @pytest.fixture
-def no_topics(admin: KafkaAdminClient) -> None:
-    """Other tests share the broker: start without any of the job's topics."""
+def no_topics(admin: KafkaAdminClient) -> Iterator[None]:
+    """Other tests share the broker: start without any of the job's topics, and leave none with partitions of our own."""
+    remove_topics(admin)
+    yield
+    remove_topics(admin)
+
+
+def remove_topics(admin: KafkaAdminClient) -> None:
+    """Return when the broker has no topic but its own."""
     names = [name for name in admin.list_topics() if not name.startswith("__")]
     if names:
         admin.delete_topics(names)
@@ -71,7 +79,7 @@ def test_topics_are_created_once_with_their_partitions(kafka_servers: str, admin
 def test_topic_with_other_partitions_is_refused_with_what_to_do(kafka_servers: str, admin: KafkaAdminClient) -> None:
     """Partitions are fixed for the life of a version: keys would move, and Faust would refuse the tables."""
     admin.create_topics({SOURCE: {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
-    with pytest.raises(StackError, match=rf"'{SOURCE}' has 2 partitions.*is 4.*TALLY_TOPICS_PARTITIONS=2"):
+    with pytest.raises(SettingsError, match=rf"is 4, but topic '{SOURCE}' has 2 partitions; set TALLY_TOPICS_PARTITIONS=2"):
         create_topics(kafka_servers, settings())
     assert DEAD_LETTERS not in admin.list_topics(), "nothing is created beside a topic that does not fit"
 

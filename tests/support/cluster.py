@@ -15,13 +15,14 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from stack.kafka import LocalKafka
+from stack.ports import free_port
 from stack.topics import create_topics
 from streams.partitioner import partition_of
 from streams.settings import load_settings
 from streams.topics import APP_ID, USER_TAGS
 from tests.support.oracle import Oracle
 from tests.support.tags import Tag
-from tests.support.worker import WorkerProcess, free_port
+from tests.support.worker import WorkerProcess
 
 PARTITIONS = 4
 BATCH_RECORDS = 500

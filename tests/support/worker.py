@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -14,19 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stack.ports import free_port
 from tests.support.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
 READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 30.0
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def get(url: str, *, body: bytes | None = None, timeout_s: float = 30.0) -> tuple[int, Any]:
