@@ -8,6 +8,7 @@ import sys
 from agents.count import create_agent
 from agents.protocol import CountingProtocol
 from agents.timers import create_timers
+from agents.watchdog import create_watchdog
 from streams.app import create_app, source_topic
 from streams.clock import SYSTEM_CLOCK
 from streams.codecs import Codec
@@ -42,6 +43,7 @@ tag_fold = Fold(Codec(USER_TAGS), RowCodec(USER_TAGS) if settings.worker.profile
 tag_protocol = CountingProtocol(tag_tables, tag_fold, settings, metrics=metrics, clock=SYSTEM_CLOCK)
 count_tags = create_agent(app, tags, tag_protocol)
 create_timers(app, tag_protocol)
+create_watchdog(app, tag_protocol)
 
 # tables -> answers
 create_views(app, Views(tag_tables, Owners(app, tag_tables, partitions=partitions), metrics))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
 from typing import Any
 
 import faust
@@ -21,7 +24,24 @@ REQUEST_BYTES_MAX = 32 << 20
 """One bucket's blocks go in one batch, and their texts may be long: 4,096 cells x 3 x 512 characters of 4 bytes."""
 
 
-def create_app(settings: Settings, *, store: str) -> faust.App:
+class App(faust.App):
+    """Faust's app, which says when its loop runs: its own hooks wait for the recovery, and that may hang.
+
+    Attributes:
+        on_loop: called with the loop, on it, once a process.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.on_loop: list[Callable[[AbstractEventLoop], None]] = []
+        super().__init__(*args, **kwargs)
+
+    async def on_first_start(self) -> None:
+        await super().on_first_start()
+        for call in self.on_loop:
+            call(asyncio.get_running_loop())
+
+
+def create_app(settings: Settings, *, store: str) -> App:
     """Return the app; nothing is connected yet.
 
     Raises:
@@ -32,7 +52,7 @@ def create_app(settings: Settings, *, store: str) -> faust.App:
     worker = settings.worker
     folder = settings.stack.home.absolute() / f"worker-{worker.index}"
     folder.parent.mkdir(parents=True, exist_ok=True)  # Faust makes the folder, not its parents
-    return faust.App(
+    return App(
         APP_ID,
         broker=f"{transport.SCHEME}://" + settings.kafka.servers.replace(",", ";"),
         store=f"{store}://",

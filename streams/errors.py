@@ -25,6 +25,10 @@ class LostEventsError(TallyError):
     """The source topic no longer holds events that were never counted."""
 
 
+class StalledError(TallyError):
+    """A process lives and does not get on, although what it depends on answers."""
+
+
 class DeadLetterLimitError(TallyError):
     """Too large a share of the records are dead letters: something upstream is broken."""
 

@@ -70,6 +70,7 @@ class Worker(Section):
     batches_in_flight_max: Annotated[int, Field(ge=1, le=64)] = 6
     block_cache_mib: Annotated[int, Field(ge=8, le=65_536)] = 256
     acknowledge_timeout_s: Seconds = 60.0
+    stall_timeout_s: Annotated[float, Field(ge=5, le=86_400)] = 120.0
     accept_lost_events: bool = False
 
 

@@ -114,6 +114,11 @@ class Consumer(driver.Consumer):
         """Return the assigned partitions of batch topics."""
         return {tp for tp in self.assignment() if tp.topic in BATCH_TOPICS}
 
+    def member(self) -> str:
+        """Return the name that the group gave us; empty while it has not."""
+        consumer = getattr(self._thread, "_consumer", None)
+        return consumer._coordinator.member_id if consumer is not None else ""
+
     # -- reading
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:

@@ -104,6 +104,15 @@ class WorkerProcess:
         assert self.process is not None
         return self.process.wait(within_s)
 
+    def has_ended(self, *, within_s: float) -> bool:
+        """Say whether the process ends by itself within a time."""
+        assert self.process is not None
+        try:
+            self.process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
