@@ -11,6 +11,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from agents.guard import EXIT_CODE
+from agents.protocol import ROUTING_SAMPLE_ROWS
 from streams.topics import DEAD_LETTERS
 from tests.support.builders import a_record, a_user_tag, record_bytes
 from tests.support.cluster import SOURCE, Cluster, a_cluster
@@ -21,6 +22,8 @@ from tests.support.tags import some_tags
 
 MINUTES = 12
 PARTITION = 2
+SEEN_SURELY = 2 * ROUTING_SAMPLE_ROWS
+"""So many records in a row that one of them is in the sample, however they come in batches."""
 MIB = 1 << 20
 HEADERS = [("trace", b"\x00\xff"), ("reason", b"the producer's own"), ("empty", None)]
 
@@ -123,9 +126,9 @@ def test_a_bad_record_with_megabytes_of_headers_does_not_stop_its_partition(clus
 def test_an_event_without_a_key_counts_and_its_profile_is_found(cluster: Cluster) -> None:
     """A7.25, A9. A null key says nothing of the user, who then lies in any partition: the profile is asked for everywhere."""
     value = record_bytes(a_user_tag(cookie="without-a-key", time="2022-03-01T00:05:00Z"))
-    throw(cluster, [(None, value)] * 4, partition=0)
+    throw(cluster, [(None, value)] * SEEN_SURELY, partition=0)
     end = len(cluster.ledger[0])
-    for offset in range(end - 4, end):
+    for offset in range(end - SEEN_SURELY, end):
         cluster.correct(0, offset, value)
     worker = cluster.worker().start()
     oracle = cluster.oracle()
