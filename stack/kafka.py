@@ -41,7 +41,7 @@ SETTINGS: Mapping[str, object] = {
     "node.id": 1,
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
-    "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+    "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT",
     # A topic that nobody created is a mistake: Faust refuses a changelog whose partitions differ from its source's.
     "auto.create.topics.enable": "false",
     "offsets.topic.replication.factor": 1,
@@ -68,11 +68,19 @@ SETTINGS: Mapping[str, object] = {
 }
 
 
-def render_properties(*, port: int, controller_port: int, data: Path) -> str:
-    """Return the text of `server.properties` for a node on these ports of 127.0.0.1 with its logs in *data*."""
+def render_properties(*, port: int, controller_port: int, data: Path, proxied: tuple[int, int] | None = None) -> str:
+    """Return the text of `server.properties` for a node on these ports of 127.0.0.1 with its logs in *data*.
+
+    Args:
+        proxied: a further listener's own port and the port that it tells its clients.
+    """
+    listeners = advertised = f"PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller_port}"
+    if proxied:
+        listeners += f",PROXIED://{LOOPBACK}:{proxied[0]}"
+        advertised += f",PROXIED://{LOOPBACK}:{proxied[1]}"
     places = {
-        "listeners": f"PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller_port}",
-        "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller_port}",
+        "listeners": listeners,
+        "advertised.listeners": advertised,
         "controller.quorum.bootstrap.servers": f"{LOOPBACK}:{controller_port}",
         "log.dirs": str(data).replace("\\", "\\\\"),
     }
@@ -84,17 +92,23 @@ class LocalKafka(LocalService):
 
     name = "kafka"
 
-    def __init__(self, home: Path, *, port: int = 0, heap_mib: int = HEAP_MIB, say: Say = say_nothing) -> None:
+    def __init__(
+        self, home: Path, *, port: int = 0, advertised_port: int = 0, heap_mib: int = HEAP_MIB, say: Say = say_nothing
+    ) -> None:
         """Describe the node; nothing happens before `prepare`.
 
         Args:
             port: the wished port; 0 or taken: the one of last time, else a free one.
+            advertised_port: that of a proxy before a second listener, on `proxied_port`: who comes through the proxy is
+                told to stay there, everybody else is not. 0: no such listener.
             heap_mib: Java heap, MiB.
         """
         super().__init__(home, say=say)
         self.wished_port = port
+        self.advertised_port = advertised_port
         self.heap_mib = heap_mib
         self.port = 0
+        self.proxied_port = 0
         self._java: Path | None = None
         self._jars: list[Path] = []
 
@@ -137,8 +151,12 @@ class LocalKafka(LocalService):
         controller_port = choose_port(remembered.get("controller", 0))
         if self.wished_port not in (0, self.port):
             self.say(f"kafka: port {self.wished_port} is taken, using {self.port}")
-        write_ports(path, {"broker": self.port, "controller": controller_port})
-        text = render_properties(port=self.port, controller_port=controller_port, data=self.data)
+        ports = {"broker": self.port, "controller": controller_port}
+        if self.advertised_port:
+            self.proxied_port = ports["proxied"] = choose_port(remembered.get("proxied", 0))
+        write_ports(path, ports)
+        proxied = (self.proxied_port, self.advertised_port) if self.advertised_port else None
+        text = render_properties(port=self.port, controller_port=controller_port, data=self.data, proxied=proxied)
         self._properties_file.write_text(text, encoding="utf-8")
 
     def _format(self) -> None:

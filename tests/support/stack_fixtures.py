@@ -39,14 +39,14 @@ def stack_home() -> Iterator[Path]:
 def kafka(stack_home: Path) -> Iterator[LocalKafka]:
     """A running Kafka with `kill`, `stop` and `start` for fault tests, which leave it running."""
     service = LocalKafka(stack_home / "kafka")
-    yield from _running(service)
+    yield from running(service)
 
 
 @pytest.fixture(scope="session")
 def postgres(stack_home: Path) -> Iterator[LocalPostgres]:
     """A running Postgres with `kill`, `stop` and `start` for fault tests, which leave it running."""
     service = LocalPostgres(stack_home / "postgres")
-    yield from _running(service)
+    yield from running(service)
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +76,7 @@ def fresh_database(postgres: LocalPostgres) -> Iterator[str]:
 ServiceT = TypeVar("ServiceT", bound=LocalService)
 
 
-def _running(service: ServiceT) -> Iterator[ServiceT]:
+def running(service: ServiceT) -> Iterator[ServiceT]:
     """Run *service*; one that cannot start skips the test, or fails it where services are required."""
     try:
         service.start()
