@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 WORKERS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo load test check psql lock clean
+.PHONY: help setup run demo load test simulate check faults where psql lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -32,12 +32,22 @@ load: setup ## the load generator against a running gateway. ARGS=
 test: setup ## every test, on a throw-away Kafka and Postgres of its own. ARGS=
 	@exec $(PYTHON) -m pytest $(ARGS)
 
+simulate: setup ## simulated schedules of faults, without bound. SEED=, COUNT=, STEPS=, PLANT=
+	@SEED='$(SEED)' COUNT='$(COUNT)' STEPS='$(STEPS)' PLANT='$(PLANT)' exec $(PYTHON) -m tests.simulation
+
 check: setup ## format, lint, types, import contracts, unit tests
 	@$(PYTHON) -m ruff format --check --quiet .
 	@$(PYTHON) -m ruff check --quiet .
 	@$(PYTHON) -m mypy
 	@.venv/bin/lint-imports
 	@exec $(PYTHON) -m pytest -q tests/unit tests/tidy streams tables agents sinks views gateway stack load
+
+faults: setup ## the fault matrix, a table of every case. CASE= SEED= LONG=1
+	@exec $(PYTHON) -m tests.fault
+
+where: setup ## where an event is. ARGS="--partition P --offset O" or "--user U --time T"
+	@set -a; env="$${TALLY_STACK_HOME:-.tally}/stack.env"; if [ -z "$$TALLY_KAFKA_SERVERS" ] && [ -f "$$env" ]; then \
+		case "$$env" in /*) . "$$env" ;; *) . "./$$env" ;; esac; fi; exec $(PYTHON) -m sinks.where $(ARGS)
 
 psql: setup ## a prompt on the running database
 	@exec $(PYTHON) -m stack psql

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from streams.errors import DeadLetterLimitError, TallyError
 from streams.settings import DeadLetters
+from tables.fold import Refused
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +60,8 @@ class DeadLetterShare:
         """Return dead letters by records, 0 to 1."""
         return self._dead / self._records if self._records else 0.0
 
-    def add(self, *, records: int, dead: int) -> None:
-        """Count one batch.
+    def add(self, *, records: int, dead: int, last: Refused | None = None) -> None:
+        """Count one batch; *last* is its last dead letter, which may be nowhere else yet.
 
         Raises:
             DeadLetterLimitError: the window is full and its share too large; the batch is not acknowledged, so nothing is
@@ -77,6 +78,12 @@ class DeadLetterShare:
         if self._records >= window and self.share > self._limits.share_max:
             raise DeadLetterLimitError(
                 f"{self._dead} of the last {self._records} records are dead letters, more than a share of "
-                f"{self._limits.share_max}; look at the topic dead-letters.v1 or the table dead_letters for the reason, mend "
-                "the producer, and to let these records through start with TALLY_DEAD_LETTERS_SHARE_MAX=1"
+                f"{self._limits.share_max}{told(last)}; `python -m agents.replay list` tells the reasons of those before; mend "
+                "the producer, or Tally; to let these records through start with TALLY_DEAD_LETTERS_SHARE_MAX=1 until they are "
+                "past, and send those that pass after a fix back by `python -m agents.replay send`"
             )
+
+
+def told(last: Refused | None) -> str:
+    """Return which record a limit tripped at, and why it is dead."""
+    return f" (the last one at offset {last.offset}, {last.reason}: {last.detail})" if last else ""

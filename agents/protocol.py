@@ -29,7 +29,7 @@ from agents.beginning import Beginning, beginning_at
 from agents.changelog import BatchProducer, ChangelogRecord, OffsetKeys, Sent, send_groups
 from agents.guard import DeadLetterShare, guard
 from streams.clock import Clock
-from streams.errors import KafkaUnavailableError, Reason
+from streams.errors import KafkaUnavailableError
 from streams.metrics import WorkerMetrics
 from streams.partitioner import partition_of
 from streams.runs import Run
@@ -200,7 +200,7 @@ class CountingProtocol:
 
     def _observe(self, runs: list[Run], batch: Batch) -> None:
         dead = len(batch.refused)
-        self.dead_letter_share.add(records=batch.records, dead=dead)
+        self.dead_letter_share.add(records=batch.records, dead=dead, last=batch.refused[-1][0] if dead else None)
         self.metrics.dead_letter_share.set(self.dead_letter_share.share)
         self.metrics.batch_records.observe(batch.records)
         self.metrics.events.labels("counted").inc(batch.records - dead)
@@ -393,7 +393,7 @@ def dead_letter(topic: str, partition: int, refused: Refused, record: Any) -> Ch
         "topic": topic,
         "partition": str(partition),
         "offset": str(refused.offset),
-        "stage": "count" if refused.reason is not Reason.REFUSED_BY_POSTGRES else "sink",
+        "stage": "count",
     }
     headers = [*record.headers, *((name, text.encode("utf-8", "replace")) for name, text in why.items())]
     return ChangelogRecord(record.key, record.value, headers)

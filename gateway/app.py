@@ -26,7 +26,7 @@ from streams.topics import USER_TAGS
 
 log = logging.getLogger(__name__)
 
-HINTS = {404: "paths: /user_tags, /user_profiles/{cookie}, /aggregates, /health, /live, /ready, /metrics"}
+HINTS = {404: "paths: /user_tags, /user_profiles/{cookie}, /aggregates, /event, /health, /live, /ready, /metrics"}
 
 
 class AnyText(PathConvertor):
@@ -49,6 +49,7 @@ class App:
                 Route(user_tags.PATH, self._user_tags, methods=["POST"]),
                 Route("/user_profiles/{cookie:any_text}", Queries("user_profiles", workers, metrics, settings), methods=QUERY),
                 Route("/aggregates", Queries("aggregates", workers, metrics, settings), methods=QUERY),
+                Route("/event", Queries("event", workers, metrics, settings), methods=QUERY),
                 Route("/health", health.ready),
                 Route("/ready", health.ready),
                 Route("/live", health.live),

@@ -14,7 +14,7 @@ from stack.errors import StackError
 from streams.errors import KafkaUnavailableError
 from streams.partitioner import check_partitions
 from streams.settings import Settings
-from streams.topics import DEAD_LETTERS, STREAMS, Stream, changelog_of
+from streams.topics import DEAD_LETTERS, REPLAYS, STREAMS, Stream, changelog_of
 
 CHANGELOG_RECORD_BYTES_MAX = 32 * 1024 * 1024
 HORIZON_MARGIN_S = 3_600  # A changelog outlives what is read from it, however late retention acts.
@@ -34,7 +34,7 @@ class TopicSpec:
 
 
 def topic_specs(settings: Settings, streams: Sequence[Stream] = STREAMS) -> list[TopicSpec]:
-    """Return every topic of *streams*: sources, changelogs, and the dead letters."""
+    """Return every topic of *streams*: sources, changelogs, the dead letters and the marks of their replays."""
     topics = settings.topics
     # Retention counts from arrival: a producer's clock, or a simulated day, must not age out anybody's data.
     source = _configs("delete", retention_s=topics.retention_s, segment_s=topics.segment_s)
@@ -42,6 +42,8 @@ def topic_specs(settings: Settings, streams: Sequence[Stream] = STREAMS) -> list
     configs = {stream.topic: source | {"max.message.bytes": str(topics.record_bytes_max)} for stream in streams}
     dead_letter_bytes_max = topics.record_bytes_max + DEAD_LETTER_MARGIN_BYTES
     configs[DEAD_LETTERS] = source | {"max.message.bytes": str(dead_letter_bytes_max)}
+    # A mark that is gone before its dead letter would let the event be sent twice, so none goes; there are few.
+    configs[REPLAYS] = {"cleanup.policy": "compact", "segment.ms": source["segment.ms"]}
     for stream in streams:
         configs[changelog_of(stream.blocks_table)] = _changelog("compact,delete", settings)
         configs[changelog_of(stream.rows_table)] = _changelog("delete", settings)

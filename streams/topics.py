@@ -13,6 +13,8 @@ from streams.schemas import EventSchema, UserTagV1
 APP_ID = "tally"
 BUCKET_OFFSETS = 4096
 DEAD_LETTERS = "dead-letters.v1"
+REPLAYS = "dead-letter-replays.v1"
+"""Marks of dead letters that were sent back, written in the transaction of the events themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from urllib.parse import parse_qsl
 
 from streams.errors import TallyError
-from streams.event_time import MINUTE_MS
+from streams.event_time import MINUTE_MS, parse_instant
 from streams.topics import Stream
 from tables.profiles import NEWEST_MAX
 
@@ -21,6 +21,8 @@ _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,3}))?", re.AS
 _WHOLE = re.compile(r"\d+", re.ASCII)
 LIMIT_DIGITS_MAX = 9
 """Digits of a limit that are looked at: any longer number is above `NEWEST_MAX`, and Python refuses very long ones."""
+OFFSET_MAX = (1 << 63) - 1
+OFFSET_DIGITS_MAX = 19
 
 
 class BadQueryError(TallyError):
@@ -50,6 +52,48 @@ class AggregatesQuery:
     end: int
     filters: Mapping[str, str]
     aggregates: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EventAt:
+    """Where is the event of this position of the source topic?"""
+
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventOf:
+    """Where are the events of this user and millisecond?"""
+
+    user: str
+    at_ms: int
+
+
+def parse_event(stream: Stream, query: str, *, partitions: int) -> EventAt | EventOf:
+    """Return the question where an event is: by position, or by user and event time.
+
+    Raises:
+        BadQueryError: what is missing or malformed.
+    """
+    fields = _fields(query)
+    at, of = {"partition", "offset"}, {stream.key, stream.time}
+    if fields.keys() == at:
+        return EventAt(_number(fields, "partition", partitions - 1), _number(fields, "offset", OFFSET_MAX))
+    if fields.keys() != of:
+        raise BadQueryError(f"partition and offset are needed, or {stream.key} and {stream.time}, and nothing else")
+    text = _single(fields, stream.time)
+    try:
+        return EventOf(_single(fields, stream.key), parse_instant(text))
+    except ValueError as error:
+        raise BadQueryError(f"{stream.time} is {text!r}: {error}") from error
+
+
+def _number(fields: Mapping[str, Sequence[str]], name: str, greatest: int) -> int:
+    text = _single(fields, name)
+    if not _WHOLE.fullmatch(text) or len(text) > OFFSET_DIGITS_MAX or int(text) > greatest:
+        raise BadQueryError(f"{name} is {text[:40]!r}: a whole number from 0 to {greatest} is needed")
+    return int(text)
 
 
 def parse_profile(stream: Stream, user: str, query: str) -> ProfileQuery:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -15,9 +16,9 @@ from streams.errors import IncompleteAnswerError
 from streams.metrics import CONTENT_TYPE, WorkerMetrics
 from tables.profiles import Row, RowCodec
 from tables.registry import StreamTables
-from views import aggregates, profiles
+from views import aggregates, events, profiles
 from views.owners import Owners
-from views.queries import AggregatesQuery, BadQueryError, parse_aggregates, parse_profile
+from views.queries import AggregatesQuery, BadQueryError, EventAt, EventOf, parse_aggregates, parse_event, parse_profile
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,22 @@ class Views:
         rows = [Row._make((*row[:-1], tuple(row[-1]))) for part in parts for row in part]
         return json_answer(profiles.format_answer(self.codec, query, rows))
 
+    async def event_here(self, query: EventAt | EventOf, partitions: list[int]) -> list[events.Found]:
+        """Return what partitions that this worker owns know of an event."""
+        if isinstance(query, EventAt):
+            return [await events.find_at(self.tables, query)]
+        return events.find_of(self.tables, self.codec, query, partitions)
+
+    async def answer_event(self, request: web.Request) -> web.StreamResponse:
+        """Say where an event is."""
+        query = parse_event(self.tables.stream, request.rel_url.raw_query_string, partitions=self.owners.partitions)
+        if isinstance(query, EventOf) and self.tables.rows is None:
+            return error_answer(404, "profiles_off", "this installation keeps no profiles: ask by partition and offset")
+        asked = [query.partition] if isinstance(query, EventAt) else self.owners.partitions_of(query.user)
+        parts = await self.owners.ask("internal/event", asked, asdict(query), lambda mine: self.event_here(query, mine))
+        found = [each for part in parts for each in part]
+        return json_answer(events.format_at(query, found[0]) if isinstance(query, EventAt) else events.format_of(query, found))
+
     async def answer_peer(self, request: web.Request) -> web.StreamResponse:
         """Answer another worker for the partitions that this one owns, or 503."""
         asked = msgspec.msgpack.decode(await request.read())
@@ -74,6 +91,9 @@ class Views:
             answer = await self.totals_here(query, mine)
         elif request.path.endswith("profiles"):
             answer = await self.rows_here(asked["user"], mine)
+        elif request.path.endswith("event"):
+            at = EventAt(mine[0], asked["offset"]) if "offset" in asked else EventOf(asked["user"], asked["at_ms"])
+            answer = await self.event_here(at, mine)
         misrouted = profiles.is_misrouted(self.tables)
         return web.Response(body=_msgpack({"answer": answer, "misrouted": misrouted}), content_type="application/msgpack")
 
@@ -116,7 +136,8 @@ def create_views(app: Any, views: Views) -> None:
     """Declare the pages of a worker."""
     _add_page(app, "/aggregates", views.timed("aggregates", views.answer_aggregates, scope="whole"), {"get", "post"})
     _add_page(app, r"/user_profiles/{user:[^/]*}", views.timed("profile", views.answer_profile, scope="whole"), {"get", "post"})
-    for name in ("aggregates", "profiles", "look"):
+    _add_page(app, "/event", views.timed("event", views.answer_event, scope="whole"), {"get", "post"})
+    for name in ("aggregates", "profiles", "event", "look"):
         _add_page(app, f"/internal/{name}", views.timed(name, views.answer_peer, scope="peer"), {"post"})
     _add_page(app, "/live", views.live, {"get"})
     _add_page(app, "/ready", views.ready, {"get"})

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
 
 from agents.guard import EXIT_CODE
 from agents.protocol import ROUTING_SAMPLE_ROWS
 from streams.topics import DEAD_LETTERS
-from tests.support.builders import a_record, a_user_tag, record_bytes
+from tests.support import bad_records
+from tests.support.bad_records import BAD, MIB
+from tests.support.builders import a_user_tag, record_bytes
 from tests.support.cluster import SOURCE, Cluster, a_cluster
 from tests.support.comparison import assert_answers_exact, assert_changelogs_exact, wait_counted
 from tests.support.eventually import eventually
@@ -24,32 +24,7 @@ MINUTES = 12
 PARTITION = 2
 SEEN_SURELY = 2 * ROUTING_SAMPLE_ROWS
 """So many records in a row that one of them is in the sample, however they come in batches."""
-MIB = 1 << 20
 HEADERS = [("trace", b"\x00\xff"), ("reason", b"the producer's own"), ("empty", None)]
-
-BAD: dict[str, tuple[bytes | None, bytes | None, str]] = {
-    "a null value": (b"k", None, "empty"),
-    "an empty value": (b"k", b"", "empty"),
-    "nothing at all": (None, None, "empty"),
-    "a null key": (None, b"no JSON", "not_json"),
-    "an empty key": (b"", b"no JSON", "not_json"),
-    "bytes": (b"\xff\xfe", bytes(range(256)), "not_json"),
-    "2 MB": (b"k", b"x" * (2 * MIB), "too_large"),
-    "2 MB of JSON": (b"k", record_bytes(a_user_tag(origin="o" * 2 * MIB)), "too_large"),
-    "a list": (b"k", b"[1,2,3]", "schema"),
-    "a number": (b"k", b"17", "schema"),
-    "null": (b"k", b"null", "schema"),
-    "no fields": (b"k", b"{}", "schema"),
-    "a price of text": (b"k", a_record(price="5"), "schema"),
-    "a price that is no integer": (b"k", a_record(price=1.5), "schema"),
-    "a price past 32 bits": (b"k", a_record(price=2**31), "schema"),
-    "an unknown action": (b"k", a_record(action="view"), "schema"),
-    "a cookie that is a number": (b"k", a_record(cookie=1), "schema"),
-    "February 30": (b"k", a_record(time="2022-02-30T00:00:00Z"), "time"),
-    "NUL": (b"k", a_record(cookie="a\0b"), "text"),
-    "a lone surrogate": (b"k", a_record().replace(b"CAMPAIGN_321", b"\\ud800"), "text"),
-    "deep nesting": (b"k", b"[" * 5_000 + b"]" * 5_000, "not_json"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +35,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 def throw(cluster: Cluster, records: list[tuple[bytes | None, bytes | None]], *, partition: int, headers: Any = ()) -> None:
     """Append records as another's producer would, one at a time."""
-
-    async def send() -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=cluster.servers, max_request_size=4 * MIB, max_batch_size=4 * MIB)
-        await producer.start()
-        try:
-            for key, value in records:  # a batch each: `send` refuses what a hostile client does not
-                batch = producer.create_batch()
-                batch.append(key=key, value=value, timestamp=None, headers=list(headers))
-                await (await producer.send_batch(batch, SOURCE, partition=partition))
-        finally:
-            await producer.stop()
-
-    asyncio.run(send())
+    bad_records.throw(cluster.servers, SOURCE, records, partition=partition, headers=headers)
     cluster.ledger[partition].extend([None] * len(records))
 
 

@@ -12,7 +12,7 @@ import pytest
 from streams.errors import Reason
 from streams.metrics import GatewayMetrics, ProcessMetrics, SinkMetrics, WorkerMetrics
 from streams.settings import Section, Settings
-from streams.topics import DEAD_LETTERS, STREAMS, changelog_of
+from streams.topics import DEAD_LETTERS, REPLAYS, STREAMS, changelog_of
 from tests.tidy.tree import ROOT, docs_text, functions_of, python_files, source_files, tree_of
 
 SPEC_ROWS = [f"A{number}" for number in (*range(1, 8), 10, *range(12, 18), 19, 20)]
@@ -33,7 +33,7 @@ def setting_names() -> Iterator[str]:
         yield from (f"{section}.{key}" for key in type(field.default).model_fields)
 
 
-TOPICS = [DEAD_LETTERS, *(name for stream in STREAMS for name in (stream.topic, *map(changelog_of, stream.tables)))]
+TOPICS = [DEAD_LETTERS, REPLAYS, *(name for stream in STREAMS for name in (stream.topic, *map(changelog_of, stream.tables)))]
 
 
 def is_in_docs(name: str) -> bool:

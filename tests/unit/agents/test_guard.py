@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from agents.guard import EXIT_CODE, DeadLetterShare, guard
-from streams.errors import DeadLetterLimitError
+from streams.errors import DeadLetterLimitError, Reason
 from streams.settings import DeadLetters
+from tables.fold import Refused
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
@@ -82,6 +83,13 @@ def test_a_share_at_its_limit_is_let_through_and_one_past_it_is_not() -> None:
     limits.add(records=100, dead=50)
     with pytest.raises(DeadLetterLimitError, match="51 of the last 100 records"):
         share().add(records=100, dead=51)
+
+
+def test_limit_names_the_record_at_which_it_trips() -> None:
+    """Its batch is not sent, so when it is the first one, its reason stands nowhere else."""
+    last = Refused(17, Reason.SCHEMA, "price: int expected")
+    with pytest.raises(DeadLetterLimitError, match="the last one at offset 17, schema: price: int expected"):
+        share().add(records=100, dead=51, last=last)
 
 
 def test_nothing_is_judged_before_the_window_is_full() -> None:

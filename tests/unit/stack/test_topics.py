@@ -12,11 +12,12 @@ def specs(**environment: str) -> dict[str, TopicSpec]:
     return {spec.name: spec for spec in topic_specs(load_settings(environment))}
 
 
-def test_a_stream_needs_its_source_two_changelogs_and_the_dead_letters() -> None:
+def test_a_stream_needs_its_source_two_changelogs_the_dead_letters_and_their_replays() -> None:
     """Faust creates none of them: nothing creates topics but this."""
     assert set(specs()) == {
         "user-tags.v1",
         "dead-letters.v1",
+        "dead-letter-replays.v1",
         "tally-minute-blocks-changelog",
         "tally-user-profiles-changelog",
     }
@@ -56,3 +57,8 @@ def test_dead_letter_topic_takes_the_largest_record_of_a_source_and_its_headers(
     """A record too big for its own grave would stop the partition."""
     source, grave = specs()["user-tags.v1"].configs, specs()["dead-letters.v1"].configs
     assert int(grave["max.message.bytes"]) >= int(source["max.message.bytes"]) + 1024 * 1024
+
+
+def test_a_mark_of_a_replay_is_never_removed() -> None:
+    """Gone before its dead letter, it would let the event be sent a second time."""
+    assert specs()["dead-letter-replays.v1"].configs["cleanup.policy"] == "compact"
