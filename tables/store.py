@@ -22,6 +22,7 @@ MEMTABLE_BYTES = 16 << 20
 MEMTABLES_MAX = 3
 OPEN_FILES_MAX = 256
 BLOOM_BITS = 10
+DEFAULT_FAMILY = "default"
 OFFSET_KEY = b"__faust\0offset__"
 ARRIVAL_PREFIX = b"\xfearrival"
 """Local bookkeeping of when buckets arrived; no block's key has its length."""
@@ -49,7 +50,10 @@ class PartitionDatabases(faust_rocksdb.RocksDBOptions):
         self._access = AccessType.with_ttl(ttl_s) if ttl_s else AccessType.read_write()
 
     def open(self, path: Path, *, read_only: bool = False) -> Rdict:
-        database = Rdict(str(path), options=self._options(), access_type=self._access)
+        # Named, or rocksdict takes the column family's options from the file that the last opening left: the shared cache is
+        # not used, and RocksDB wraps the TTL filter found there into another, which removes every row at a compaction.
+        families = {DEFAULT_FAMILY: self._options()}
+        database = Rdict(str(path), options=self._options(), column_families=families, access_type=self._access)
         database.set_write_options(without_log())
         return database
 

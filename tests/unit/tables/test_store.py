@@ -96,6 +96,21 @@ def test_state_survives_closing_and_the_offset_key_is_part_of_it(blocks: Store) 
     assert content(blocks) == before
 
 
+def test_reopened_databases_keep_their_rows_when_they_are_compacted(rows: Store) -> None:
+    """F3: a worker's second life on its disk lost rows hours later, at the first compaction of everything."""
+    expected = {}
+    for partition in range(3):
+        many = tuple((b"user\0%d" % number, b"row %d" % number) for number in range(500))
+        recover(rows, recovered(ROWS, 3, SpanKey(0, 499).encode(), span(*many), partition=partition))
+        expected[partition] = content(rows, partition)
+        opened(rows, partition).flush()
+    for _ in range(2):
+        rows._dbs.clear()
+        for partition, before in expected.items():
+            opened(rows, partition).compact_range(None, None)
+            assert content(rows, partition) == before
+
+
 def test_nothing_is_written_to_a_log_of_rocksdbs_own(blocks: Store, tmp_path: Path) -> None:
     """The changelog is the log: a second one would cost, and could bring back what is newer than the offset key."""
     recover(blocks, *(recovered(BLOCKS, offset, block_key(1, 0, offset), bytes(1000)) for offset in range(200)))
