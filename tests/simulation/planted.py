@@ -1,0 +1,220 @@
+"""Faults that are planted into the product to see whether the simulation finds them: each breaks one rule of the protocol.
+
+A plant says what it changes for the time of a run. Where the product would have to be written differently, what differs is
+a subclass or a function here; the rest of it stays real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from agents import protocol
+from agents.changelog import OffsetKeys, Sent
+from agents.protocol import Batch, CountingProtocol
+from sinks import blocks as sink_blocks
+from sinks.blocks import Identity, Version
+from sinks.loop import SinkLoop
+from sinks.postgres import lock_positions, move_positions
+from sinks.writers import Written
+from streams import transport
+from tables import blocks
+from tables.blocks import BlockKey, OpenBucket, StoredKeys
+from tests.simulation import world
+
+Plant = Callable[[], Any]
+"""Make a context manager that yields the arguments of a `World`."""
+
+
+class EarlyAcknowledgment(CountingProtocol):
+    """Acknowledges to Faust, and so lets commit, what Kafka has not acknowledged yet."""
+
+    async def _finish(self, state: Any, batch: Batch, sent: dict[str, list[Sent]], before: asyncio.Future[None] | None) -> None:
+        if batch.event is not None:
+            batch.event.ack()
+        await super()._finish(state, batch, sent, before)
+
+
+@contextmanager
+def commit_before_acknowledgments() -> Iterator[dict[str, Any]]:
+    """(a) Source offsets are committed before Kafka has acknowledged the changelogs."""
+    yield {"protocol_class": EarlyAcknowledgment}
+
+
+@contextmanager
+def through_ignored_by_the_sink() -> Iterator[dict[str, Any]]:
+    """(b) Postgres takes whatever version of a block comes last."""
+
+    def last(versions: Iterable[Version]) -> dict[Identity, Version]:
+        return {version.identity: version for version in versions}
+
+    def find_nothing_greater(self: Any, cursor: Any, wanted: list[Identity]) -> dict[Identity, tuple[int, Any]]:
+        return {identity: (-1, day) for identity, (_, day) in found(self, cursor, wanted).items()}
+
+    def save(self: Any, values: dict[str, Any]) -> None:
+        for block in zip(values["partitions"], values["buckets"], values["minutes"], strict=True):
+            self.tables.versions.pop(block, None)
+        saved(self, values)
+
+    from tests.simulation.postgres import Session
+
+    found, saved = sink_blocks.BlockWriter._find_stored, Session._save_versions
+    with (
+        patch.object(sink_blocks, "greatest", last),
+        patch.object(sink_blocks.BlockWriter, "_find_stored", find_nothing_greater),
+        patch.object(Session, "_save_versions", save),
+    ):
+        yield {}
+
+
+@contextmanager
+def through_ignored_by_the_reader() -> Iterator[dict[str, Any]]:
+    """(b) Whoever reads the store takes any version of a block: here the one with the smallest `through`."""
+
+    def oldest(keys: Iterable[bytes]) -> dict[tuple[int, int], bytes]:
+        best: dict[tuple[int, int], bytes] = {}
+        for raw in keys:
+            if len(raw) == blocks.KEY_BYTES:
+                minute, bucket, _ = BlockKey.decode(raw)
+                best.setdefault((minute, bucket), raw)
+        return best
+
+    with patch.object(blocks, "newest", oldest), patch.object(protocol, "newest", oldest):
+        yield {}
+
+
+class OffsetsFirst(SinkLoop):
+    """Moves the offsets in a transaction of their own, before that of the rows."""
+
+    def _write(self, *, isolate: bool) -> Written:
+        batch, written = self._batch, Written()
+        connection = self.postgres.connection()
+        with connection.transaction(), connection.cursor() as cursor:
+            floors = lock_positions(cursor, batch.reached)
+            batch.check(floors)
+            move_positions(cursor, batch.reached)
+        with connection.transaction(), connection.cursor() as cursor:
+            for writer in self.writers:
+                written.add(writer.write(cursor, batch.due(writer.topic, floors), isolate=isolate))
+        return written
+
+
+@contextmanager
+def offsets_outside_the_transaction() -> Iterator[dict[str, Any]]:
+    """(c) Postgres' offsets commit apart from the rows."""
+    yield {"sink_class": OffsetsFirst}
+
+
+def without_through(key: bytes) -> bytes:
+    """Return the key that blocks would have without `through`."""
+    return key[:12]
+
+
+@contextmanager
+def key_without_through() -> Iterator[dict[str, Any]]:
+    """(d) A block's key is (minute, bucket), its `through` part of the value: compaction keeps a zombie's older version.
+
+    The bytes stay those of the product, so that every reader still takes the greatest `through` of what it finds. What
+    differs is what compaction compares, and that such a design needs no tombstones.
+    """
+
+    def emit(self: OpenBucket, through: int, *, stored: StoredKeys) -> list[blocks.Record]:
+        return [record for record in emitted(self, through, stored=stored) if record[1] is not None]
+
+    emitted = OpenBucket.emit
+    with patch.object(OpenBucket, "emit", emit):
+        yield {"compacted_by": without_through}
+
+
+@contextmanager
+def commit_inside_a_bucket() -> Iterator[dict[str, Any]]:
+    """Commits are not rounded down: a new epoch begins in the middle of a bucket, and counts the rest of it alone."""
+    with patch.object(transport, "BUCKET_OFFSETS", 1):
+        yield {}
+
+
+@contextmanager
+def offset_key_that_never_freezes() -> Iterator[dict[str, Any]]:
+    """A zombie's store remembers offsets behind records of another owner, and never reads those."""
+
+    def advance(self: OffsetKeys, table: str, partition: int, acknowledged: Iterable[tuple[int, int]]) -> int | None:
+        ends = [first + records - 1 for first, records in acknowledged]
+        return max(ends, default=None)
+
+    with patch.object(OffsetKeys, "advance", advance):
+        yield {}
+
+
+@contextmanager
+def epochs_ignored() -> Iterator[dict[str, Any]]:
+    """Acknowledgments of an older epoch count: the span that is read again is committed before it is counted."""
+
+    def ack(self: transport.Consumer, message: Any) -> bool:
+        self._acked[message.tp].append(message.offset)
+        return True
+
+    with patch.object(transport.Consumer, "ack", ack):
+        yield {}
+
+
+@contextmanager
+def holes_ignored() -> Iterator[dict[str, Any]]:
+    """A delivery that does not continue the last one is folded all the same."""
+    counted = CountingProtocol.count
+
+    async def count(self: CountingProtocol, event: Any) -> None:
+        state = self.state(event.message.partition)
+        if state.epoch == event.message.epoch:
+            state.next = event.message.start
+        await counted(self, event)
+
+    with patch.object(CountingProtocol, "count", count):
+        yield {}
+
+
+@contextmanager
+def source_forgets_before_the_first_commit() -> Iterator[dict[str, Any]]:
+    """A hole of the product, not a plant: an owner that recovered before the former one's first blocks arrived.
+
+    It knows of no commit and of no block, takes the shortened source for the first start ever, and counts the rest of a
+    bucket under keys that say all of it.
+    """
+    yield {"forgets": world.BEFORE_COMMIT}
+
+
+@contextmanager
+def source_forgets_before_the_rows_arrive() -> Iterator[dict[str, Any]]:
+    """A hole of the product, not a plant: blocks arrived, the worker died before the rows of the same batch did.
+
+    Whoever comes next goes by the blocks' progress, and finds nothing lost; rows and dead letters of that batch are.
+    """
+    yield {"forgets": world.BEFORE_ROWS}
+
+
+@contextmanager
+def nothing_planted() -> Iterator[dict[str, Any]]:
+    """The product as it is: the control."""
+    yield {}
+
+
+PLANTS: dict[str, Plant] = {
+    plant.__name__: plant
+    for plant in (
+        commit_before_acknowledgments,
+        through_ignored_by_the_sink,
+        through_ignored_by_the_reader,
+        offsets_outside_the_transaction,
+        key_without_through,
+        commit_inside_a_bucket,
+        offset_key_that_never_freezes,
+        epochs_ignored,
+        holes_ignored,
+    )
+}
+HOLES: dict[str, Plant] = {
+    hole.__name__: hole for hole in (source_forgets_before_the_first_commit, source_forgets_before_the_rows_arrive)
+}
+"""What the simulation found in the product itself, and what the ordinary schedules therefore leave out."""
