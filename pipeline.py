@@ -6,6 +6,7 @@ import gc
 import sys
 
 from agents.count import create_agent
+from agents.guard import end_process
 from agents.protocol import CountingProtocol
 from agents.timers import create_timers
 from agents.watchdog import create_watchdog
@@ -38,7 +39,7 @@ partitions = settings.topics.partitions
 
 # user-tags.v1 -> minute-blocks, user-profiles, dead-letters.v1
 tags = source_topic(app, USER_TAGS, partitions=partitions)
-tag_tables = create_tables(app, USER_TAGS, settings)
+tag_tables = create_tables(app, USER_TAGS, settings, fail=end_process)
 tag_fold = Fold(Codec(USER_TAGS), RowCodec(USER_TAGS) if settings.worker.profiles else None)
 tag_protocol = CountingProtocol(tag_tables, tag_fold, settings, metrics=metrics, clock=SYSTEM_CLOCK)
 count_tags = create_agent(app, tags, tag_protocol)

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from streams.dead_letters import COUNT_STAGE
+from tables.fold import Refused
+
 log = logging.getLogger(__name__)
 
 BATCH_BYTES = 900_000
@@ -73,6 +76,20 @@ async def send_groups(
 def _bytes_of(record: ChangelogRecord) -> int:
     headers = sum(len(name) + len(value or b"") for name, value in record.headers)
     return len(record.key or b"") + len(record.value or b"") + headers + RECORD_OVERHEAD_BYTES
+
+
+def dead_letter(topic: str, partition: int, refused: Refused, record: Any) -> ChangelogRecord:
+    """Return a record as it came, with why it is dead in its headers. Its identity is (topic, partition, offset)."""
+    why = {
+        "reason": refused.reason.value,
+        "detail": refused.detail,
+        "topic": topic,
+        "partition": str(partition),
+        "offset": str(refused.offset),
+        "stage": COUNT_STAGE,
+    }
+    headers = [*record.headers, *((name, text.encode("utf-8", "replace")) for name, text in why.items())]
+    return ChangelogRecord(record.key, record.value, headers)
 
 
 @dataclass

@@ -8,9 +8,12 @@ Invariants, for each source partition:
    A new epoch begins at a bucket's start, with the bucket empty; or at the log's start, seeded from the stored versions.
 3. *Changelog before store.* RocksDB is written when every acknowledgment of this batch, and of all before it, is in; the
    offset key goes with the last write, and only while our own records lie contiguously behind it.
-4. *Store before acknowledgment.* A batch is acknowledged to Faust when 3 is done, so a commit never passes it.
-5. *Commit at bucket starts.* The transport rounds down: an open bucket is always read again from its first offset.
-6. *No escape.* An exception in 2 to 4 ends the process. Raising would acknowledge.
+4. *Blocks last.* They are sent when Kafka has the rows and dead letters of all that they count: blocks tell how far
+   everything is counted, and a source that has forgotten those events could not make the rest again.
+5. *Store before acknowledgment.* A batch is acknowledged to Faust when 3 is done, so a commit never passes it.
+6. *Commit at bucket starts.* The transport rounds down: an open bucket is always read again from its first offset. Before
+   anything of a partition is counted for the first time ever, its start is committed: no commit means nothing counted.
+7. *No escape.* An exception in 2 to 5 ends the process. Raising would acknowledge.
 
 A second delivery of any batch, by a restart, a rebalance or a rewind, folds the same cells under the same keys.
 """
@@ -26,7 +29,7 @@ from faust.types import TP
 from rocksdict import WriteBatch
 
 from agents.beginning import Beginning, beginning_at
-from agents.changelog import BatchProducer, ChangelogRecord, OffsetKeys, Sent, send_groups
+from agents.changelog import BatchProducer, ChangelogRecord, OffsetKeys, Sent, dead_letter, send_groups
 from agents.guard import DeadLetterShare, guard
 from streams.clock import Clock
 from streams.errors import KafkaUnavailableError
@@ -40,7 +43,7 @@ from tables.fold import Fold, Refused
 from tables.partitions import PartitionState
 from tables.profiles import MISROUTED, encode_spans, user_of
 from tables.registry import StreamTables
-from tables.store import OFFSET_KEY, Store, note_arrival, without_log
+from tables.store import OFFSET_KEY, Store, note_arrival, write_batch
 from tables.trim import trim
 
 log = logging.getLogger(__name__)
@@ -118,7 +121,7 @@ class CountingProtocol:
         for run in message.value:
             self._fold_run(state, run, batch)
             await asyncio.sleep(0)  # the views share the loop
-        self._observe(message.value, batch)
+        self._observe(state, message.value, batch)
         batch.misrouted = self._sees_misrouted(state.partition, batch.rows)
         if batch.started_s - state.emitted_at_s >= self.settings.worker.partial_interval_s:
             self._add_partial(state, batch)
@@ -133,9 +136,13 @@ class CountingProtocol:
         if seek.epoch != message.epoch or seek.position != message.start:
             await self.consumer.rewind(message.tp)
             return False
+        if seek.committed is None and not await self.consumer.commit_start(message.tp):
+            await self.consumer.rewind(message.tp)
+            return False
         beginning = self._beginning(state.partition, seek)
-        self.metrics.replayed.inc(max(0, (self.counted(state.partition) or 0) - seek.position))
         state.begin(message.epoch, seek.position)
+        state.known = self.counted(state.partition) or 0
+        self.metrics.replayed.inc(max(0, state.known - seek.position))
         self._seed(state, beginning)
         log.info("counting %s from offset %d", message.tp, seek.position)
         return True
@@ -198,9 +205,11 @@ class CountingProtocol:
         state.emitted_at_s = self.clock.monotonic_s()
         return state.open.emit(through, stored=lambda low, high: store.keys_between(partition, low, high))
 
-    def _observe(self, runs: list[Run], batch: Batch) -> None:
+    def _observe(self, state: PartitionState, runs: list[Run], batch: Batch) -> None:
         dead = len(batch.refused)
-        self.dead_letter_share.add(records=batch.records, dead=dead, last=batch.refused[-1][0] if dead else None)
+        new = [refused for refused, _ in batch.refused if refused.offset >= state.known]  # others were let through before
+        records = min(batch.records, max(0, state.next - state.known))
+        self.dead_letter_share.add(records=records, dead=len(new), last=new[-1] if new else None)
         self.metrics.dead_letter_share.set(self.dead_letter_share.share)
         self.metrics.batch_records.observe(batch.records)
         self.metrics.events.labels("counted").inc(batch.records - dead)
@@ -233,20 +242,20 @@ class CountingProtocol:
     # -- 3. send
 
     async def _send(self, state: PartitionState, batch: Batch) -> None:
-        """Send everything a batch became, in order; its finishing waits for that of the batch before."""
+        """Send rows and dead letters, in order; the batch's blocks follow in `_finish`, after that of the batch before."""
         rows = list(encode_spans(batch.rows))
         async with state.lock:
-            blocks = [[ChangelogRecord(*record) for record in group] for group in batch.blocks]
-            sent = {
-                self.tables.blocks.name: await self._send_table(self.tables.blocks, state.partition, blocks),
-                DEAD_LETTERS: await self._send_dead_letters(state.partition, batch),
-            }
+            sent = {DEAD_LETTERS: await self._send_dead_letters(state.partition, batch)}
             if self.tables.rows is not None:
                 if batch.misrouted:
                     rows.append((MISROUTED, next(encode_spans([MISROUTED, b""]))[1]))
                 groups = [[ChangelogRecord(*record)] for record in rows]
                 sent[self.tables.rows.name] = await self._send_table(self.tables.rows, state.partition, groups)
             state.tail = asyncio.ensure_future(self._finish(state, batch, sent, state.tail))
+
+    async def _send_blocks(self, partition: int, batch: Batch) -> list[tuple[int, int]]:
+        groups = [[ChangelogRecord(*record) for record in group] for group in batch.blocks]
+        return await self._acknowledgments(await self._send_table(self.tables.blocks, partition, groups))
 
     async def _send_table(self, table: Any, partition: int, groups: list[list[ChangelogRecord]]) -> list[Sent]:
         size = sum(len(record.key or b"") + len(record.value or b"") for group in groups for record in group)
@@ -267,7 +276,7 @@ class CountingProtocol:
             acknowledged = {table: await self._acknowledgments(batches) for table, batches in sent.items()}
             if before is not None:
                 await before
-            self._store_blocks(state.partition, batch, acknowledged[self.tables.blocks.name])
+            self._store_blocks(state.partition, batch, await self._send_blocks(state.partition, batch))
             if self.tables.rows is not None:
                 await self._store_rows(state.partition, batch, acknowledged[self.tables.rows.name])
             if batch.event is not None:
@@ -298,7 +307,7 @@ class CountingProtocol:
                     write.put(key, value)
                     note_arrival(write, key, self.clock.now_ms())
         self._remember(write, self.tables.blocks.name, partition, acknowledged)
-        database.write(write, without_log())
+        write_batch(database, write)
 
     async def _store_rows(self, partition: int, batch: Batch, acknowledged: list[tuple[int, int]]) -> None:
         """Write rows in slices; the offset key comes in the last, so a crash in between only repeats them."""
@@ -319,7 +328,7 @@ class CountingProtocol:
                 write.put(MISROUTED, b"")
             if number == last:
                 self._remember(write, self.tables.rows.name, partition, acknowledged)  # type: ignore[union-attr]
-            database.write(write, without_log())
+            write_batch(database, write)
             del database
             if number < last:
                 await asyncio.sleep(0)
@@ -383,17 +392,3 @@ class CountingProtocol:
         best = newest(key for key in mine if BlockKey.decode(key).bucket == bucket)
         database = store.database(partition)
         return [] if database is None else [(BlockKey.decode(key), database.get(key)) for key in sorted(best.values())]
-
-
-def dead_letter(topic: str, partition: int, refused: Refused, record: Any) -> ChangelogRecord:
-    """Return a record as it came, with why it is dead in its headers. Its identity is (topic, partition, offset)."""
-    why = {
-        "reason": refused.reason.value,
-        "detail": refused.detail,
-        "topic": topic,
-        "partition": str(partition),
-        "offset": str(refused.offset),
-        "stage": "count",
-    }
-    headers = [*record.headers, *((name, text.encode("utf-8", "replace")) for name, text in why.items())]
-    return ChangelogRecord(record.key, record.value, headers)

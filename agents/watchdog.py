@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 LOOKS_A_TIMEOUT = 12
 """A stall is seen late by at most this part of its timeout."""
 ASK_TIMEOUT_MS = 5_000
+CHATTY = ("aiokafka", "kafka")
+"""These log every failed try to connect as an error; the watchdog says once when an outage begins, and when it ends."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Watchdog:
         self._timeout_s = protocol.settings.worker.stall_timeout_s
         self._admin: Any = None
         self._stalls = Stalls()
+        self._silent_since_s: float | None = None
 
     def start(self, loop: AbstractEventLoop) -> None:
         """Begin to watch the worker that runs on *loop*; the thread ends with the process."""
@@ -143,15 +146,24 @@ class Watchdog:
         try:
             outside = self._ask_outside()
         except KafkaError as error:
-            log.debug("kafka does not answer the watchdog: %r", error)
+            self._note_outage(error)
             self._disconnect()
             self._stalls.update({}, self._clock.monotonic_s())
             return
         now_s = self._clock.monotonic_s()
+        if self._silent_since_s is not None:
+            log.warning("kafka is back after %.0f s", now_s - self._silent_since_s)
+            self._silent_since_s = None
         self._stalls.update(waits(inside, outside), now_s)
         stalled_s, what = self._stalls.longest(now_s)
         if stalled_s > self._timeout_s:
             end_process(StalledError(f"{what}, for {stalled_s:.0f} s, although kafka answers"))
+
+    def _note_outage(self, error: KafkaError) -> None:
+        """Say once that an outage begins: the clients would say so many times a second."""
+        if self._silent_since_s is None:
+            self._silent_since_s = self._clock.monotonic_s()
+            log.warning("kafka does not answer (%r): counting waits, queries are answered from the tables", error)
 
     # -- what the worker says
 
@@ -213,4 +225,6 @@ class Watchdog:
 
 def create_watchdog(app: Any, protocol: CountingProtocol) -> None:
     """Watch this worker from the moment its loop runs, before recovery, until the process ends; a stop may hang too."""
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     app.on_loop.append(Watchdog(app, protocol).start)

@@ -25,6 +25,10 @@ class LostEventsError(TallyError):
     """The source topic no longer holds events that were never counted."""
 
 
+class StoreUnavailableError(TallyError):
+    """The local disk does not take or give what a table needs: full, broken, or not ours."""
+
+
 class StalledError(TallyError):
     """A process lives and does not get on, although what it depends on answers."""
 

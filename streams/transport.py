@@ -95,6 +95,7 @@ class Consumer(driver.Consumer):
         self._position: dict[TP, int] = {}
         self._handed_out: defaultdict[TP, dict[int, int]] = defaultdict(dict)
         self._done: dict[TP, int] = {}
+        self._committed_at_zero: set[TP] = set()
         self._seek_lock = asyncio.Lock()
         super().__init__(*args, **kwargs)
         self._read_offset = ReadOffsets(lambda: None, self._read_offset)
@@ -118,6 +119,9 @@ class Consumer(driver.Consumer):
         """Return the name that the group gave us; empty while it has not."""
         consumer = getattr(self._thread, "_consumer", None)
         return consumer._coordinator.member_id if consumer is not None else ""
+
+    async def verify_all_partitions_active(self) -> None:
+        """Leave stalls to agents/watchdog.py: Faust takes changelogs, which no stream reads, for stalled ones."""
 
     # -- reading
 
@@ -199,8 +203,15 @@ class Consumer(driver.Consumer):
             for tp in partitions:
                 self._forget(tp)  # nothing is delivered until the position is set again
             await super().perform_seek()
+            self._committed_offset.update(dict.fromkeys(self._committed_at_zero & partitions, 0))
             if partitions:
                 await self._seek_to_start(await self.earliest_offsets(*partitions))
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Remember which commits are 0: Faust takes these for none."""
+        committed: Mapping[TP, int] = await super().seek_to_committed()
+        self._committed_at_zero = {TP(*tp) for tp, offset in committed.items() if offset == 0}
+        return committed
 
     async def rewind(self, tp: TP) -> None:
         """Go back to the committed offset, a bucket's start: for the agent that sees a hole. Everything since comes again."""
@@ -275,6 +286,16 @@ class Consumer(driver.Consumer):
         self._advance(tp)
         floor = self._done.get(tp, 0) // BUCKET_OFFSETS * BUCKET_OFFSETS
         return floor if floor > (self._committed_offset[tp] or 0) else None
+
+    async def commit_start(self, tp: TP) -> bool:
+        """Commit where the last seek went, for a group that has no commit of *tp*; False when the group refuses.
+
+        From then on no commit means that nothing was ever counted, and a source that begins later has lost something.
+        """
+        taken = await self._commit_offsets({tp: self.seeks[tp].position})
+        if not taken:
+            self._committed_offset[tp] = None  # Faust remembers a refused commit as made
+        return bool(taken)
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         if tp.topic not in BATCH_TOPICS:

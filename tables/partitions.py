@@ -21,6 +21,7 @@ class PartitionState:
         next: source offset after the last one folded.
         open: the bucket that `next` lies in.
         folding: whether a batch is between its first fold and its sending; a partial version must not overtake it.
+        known: offset before which everything was stored when the epoch began: an earlier life has judged it.
         dirty: whether something was folded since the open bucket was last sent.
         emitted_at_s: when it was last sent, monotonic seconds.
         lock: keeps the order of sending the order of finishing.
@@ -31,6 +32,7 @@ class PartitionState:
     sums: int
     epoch: int = -1
     next: int = 0
+    known: int = 0
     open: OpenBucket = field(init=False)
     folding: bool = False
     dirty: bool = False

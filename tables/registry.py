@@ -7,7 +7,7 @@ from typing import Any
 
 from streams.settings import Settings
 from streams.topics import Stream, changelog_of
-from tables.store import Store
+from tables.store import Fail, Store, reraise
 
 TTL_MARGIN_S = 3_600
 BLOCKS_BUFFER = 64
@@ -37,8 +37,8 @@ class StreamTables:
         return [table for table in (self.blocks, self.rows) if table is not None]
 
 
-def create_tables(app: Any, stream: Stream, settings: Settings) -> StreamTables:
-    """Declare the tables of a stream on an app."""
+def create_tables(app: Any, stream: Stream, settings: Settings, *, fail: Fail = reraise) -> StreamTables:
+    """Declare the tables of a stream on an app; *fail* is called when the disk refuses while Faust opens or recovers one."""
 
     def table(name: str, *, packed: bool, ttl_s: int, buffer: int) -> Any:
         return app.Table(
@@ -50,7 +50,7 @@ def create_tables(app: Any, stream: Stream, settings: Settings) -> StreamTables:
                 changelog_of(name), key_serializer="raw", value_serializer="raw", allow_empty=True, internal=True
             ),
             recovery_buffer_size=buffer,
-            options={"packed": packed, "ttl_s": ttl_s, "cache_bytes": settings.worker.block_cache_mib << 20},
+            options={"packed": packed, "ttl_s": ttl_s, "cache_bytes": settings.worker.block_cache_mib << 20, "fail": fail},
         )
 
     blocks = table(stream.blocks_table, packed=False, ttl_s=0, buffer=BLOCKS_BUFFER)

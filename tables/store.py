@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from faust.stores import STORES
 from faust.stores import rocksdb as faust_rocksdb
 from rocksdict import AccessType, BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
 
+from streams.errors import StoreUnavailableError, TallyError
 from tables.blocks import KEY_BYTES, PROGRESS, BlockKey
 from tables.profiles import decode_span
 
@@ -23,10 +24,13 @@ MEMTABLES_MAX = 3
 OPEN_FILES_MAX = 256
 BLOOM_BITS = 10
 DEFAULT_FAMILY = "default"
+LOCK_HELD = "While lock file"
+"""Faust looks for 'lock' alone, which is in the name of minute-blocks."""
 OFFSET_KEY = b"__faust\0offset__"
 ARRIVAL_PREFIX = b"\xfearrival"
 """Local bookkeeping of when buckets arrived; no block's key has its length."""
 HOUR_MS = 3_600_000
+Fail = Callable[[TallyError], NoReturn]
 
 
 class SharedCache:
@@ -41,11 +45,17 @@ class SharedCache:
         return cls.cache
 
 
+def reraise(error: TallyError) -> NoReturn:
+    """Fail where nobody else is named to be told."""
+    raise error
+
+
 class PartitionDatabases(faust_rocksdb.RocksDBOptions):
     """How the database of one partition is opened."""
 
-    def __init__(self, *, cache_bytes: int, ttl_s: int) -> None:
+    def __init__(self, *, cache_bytes: int, ttl_s: int, fail: Fail) -> None:
         super().__init__()
+        self._fail = fail
         self._cache = SharedCache.of(cache_bytes)
         self._access = AccessType.with_ttl(ttl_s) if ttl_s else AccessType.read_write()
 
@@ -53,7 +63,12 @@ class PartitionDatabases(faust_rocksdb.RocksDBOptions):
         # Named, or rocksdict takes the column family's options from the file that the last opening left: the shared cache is
         # not used, and RocksDB wraps the TTL filter found there into another, which removes every row at a compaction.
         families = {DEFAULT_FAMILY: self._options()}
-        database = Rdict(str(path), options=self._options(), column_families=families, access_type=self._access)
+        try:
+            database = Rdict(str(path), options=self._options(), column_families=families, access_type=self._access)
+        except Exception as error:  # rocksdict has no class of its own
+            if LOCK_HELD in str(error):
+                raise  # Faust waits for whoever has it
+            self._fail(unavailable(f"open {path.name}", error))
         database.set_write_options(without_log())
         return database
 
@@ -72,6 +87,23 @@ class PartitionDatabases(faust_rocksdb.RocksDBOptions):
         return options
 
 
+def unavailable(what: str, error: Exception) -> StoreUnavailableError:
+    """Return the error of a disk that refuses, in one line."""
+    return StoreUnavailableError(f"rocksdb could not {what}: {str(error).splitlines()[0]}; free the disk, or look at it")
+
+
+def write_batch(database: Rdict, batch: WriteBatch) -> None:
+    """Write a batch, whole or not at all.
+
+    Raises:
+        StoreUnavailableError: the disk refuses.
+    """
+    try:
+        database.write(batch, without_log())
+    except Exception as error:  # rocksdict has no class of its own
+        raise unavailable("write", error) from error
+
+
 def without_log() -> WriteOptions:
     """Return write options for everything here: no write-ahead log."""
     options = WriteOptions()
@@ -83,14 +115,15 @@ class Store(faust_rocksdb.Store):
     """Faust's RocksDB store, with recovery that takes packed records apart and keeps the offset key with them.
 
     Options of the table: `packed` (values are spans of rows), `ttl_s` (rows go so long after they were written; 0: never),
-    `cache_bytes`.
+    `cache_bytes`, `fail` (told when the disk refuses outside the protocol; Faust would take it for a lock, or print a trace).
     """
 
     def __init__(self, url: Any, app: Any, table: Any, *, options: Any = None, **kwargs: Any) -> None:
         super().__init__(url, app, table, **kwargs)
         options = dict(options or {})
         self.packed: bool = options["packed"]
-        self.rocksdb_options = PartitionDatabases(cache_bytes=options["cache_bytes"], ttl_s=options["ttl_s"])
+        self._fail: Fail = options["fail"]
+        self.rocksdb_options = PartitionDatabases(cache_bytes=options["cache_bytes"], ttl_s=options["ttl_s"], fail=self._fail)
 
     def database(self, partition: int) -> Rdict | None:
         """Return the database of a partition that this worker owns; never open one that was revoked (it locks)."""
@@ -130,7 +163,10 @@ class Store(faust_rocksdb.Store):
             self._apply(write, message)
         for partition, write in writes.items():
             write.put(OFFSET_KEY, str(last[partition]).encode())
-            self._db_for_partition(partition).write(write, without_log())
+            try:
+                write_batch(self._db_for_partition(partition), write)
+            except StoreUnavailableError as error:
+                self._fail(error)
 
     def _apply(self, write: WriteBatch, message: Any) -> None:
         if message.value is None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from agents.protocol import dead_letter
+from agents.changelog import dead_letter
 from streams.dead_letters import Position, decode_mark
 from streams.errors import Reason
 from streams.topics import BUCKET_OFFSETS, DEAD_LETTERS, REPLAYS

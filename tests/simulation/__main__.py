@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from tests.simulation.planted import HOLES, PLANTS, Plant, nothing_planted
+from tests.simulation.planted import PLANTS, Plant, nothing_planted
 from tests.simulation.search import Found, fewest_steps, replay, search
 
 PROGRESS_S = 10.0
@@ -48,7 +48,7 @@ def main() -> int:
     count = int(os.environ.get("COUNT") or 0)
     steps = int(os.environ["STEPS"]) if os.environ.get("STEPS") else None
     name = os.environ.get("PLANT", "")
-    plant = {**PLANTS, **HOLES}[name] if name else nothing_planted
+    plant = PLANTS[name] if name else nothing_planted
     if count == 1:
         problem = replay(seed, steps=steps, trace=say, plant=plant)
         say(problem or f"seed {seed} is exact")

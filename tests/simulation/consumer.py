@@ -37,6 +37,9 @@ class PlayedFaust(driver.Consumer):
 
     should_stop = False
     flow_active = True
+    group: Group
+    assigned: set[TP]
+    fetch_position: dict[TP, int]
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -57,15 +60,26 @@ class PlayedFaust(driver.Consumer):
         future = self._commit_fut = asyncio.get_running_loop().create_future()
         try:
             offsets = self._filter_committable_offsets(list(self._acked))
-            offsets = {tp: offset for tp, offset in offsets.items() if tp in self.assignment()}
-            if not offsets:
-                return False
-            did_commit: bool = await self._commit(offsets)
-            self._committed_offset.update(offsets)
-            return did_commit
+            return await self._commit_offsets(offsets)
         finally:
             self._commit_fut = None
             future.set_result(None)
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
+        offsets = {tp: offset for tp, offset in offsets.items() if tp in self.assignment()}
+        if not offsets:
+            return False
+        did_commit: bool = await self._commit(offsets)
+        self._committed_offset.update(offsets)
+        return did_commit
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        await asyncio.sleep(0)
+        committed = {tp: self.group.committed.get(tp.partition, -1) for tp in sorted(self.assigned)}
+        found = {tp: offset for tp, offset in committed.items() if offset >= 0}
+        self.fetch_position.update(found)
+        await asyncio.sleep(0)
+        return found
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Forget as Faust does; the app's own part is the worker's."""
@@ -116,14 +130,6 @@ class Consumer(transport.Consumer, PlayedFaust):
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
         await asyncio.sleep(0)
         return {tp: self.kafka.log_start[tp.partition] for tp in sorted(partitions)}
-
-    async def seek_to_committed(self) -> Mapping[TP, int]:
-        await asyncio.sleep(0)
-        committed = {tp: self.group.committed.get(tp.partition, -1) for tp in sorted(self.assigned)}
-        found = {tp: offset for tp, offset in committed.items() if offset >= 0}
-        self.fetch_position.update(found)
-        await asyncio.sleep(0)
-        return found
 
     async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
         await asyncio.sleep(0)

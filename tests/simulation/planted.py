@@ -23,7 +23,6 @@ from sinks.writers import Written
 from streams import transport
 from tables import blocks
 from tables.blocks import BlockKey, OpenBucket, StoredKeys
-from tests.simulation import world
 
 Plant = Callable[[], Any]
 """Make a context manager that yields the arguments of a `World`."""
@@ -175,23 +174,33 @@ def holes_ignored() -> Iterator[dict[str, Any]]:
         yield {}
 
 
+class BlocksFirst(CountingProtocol):
+    """Sends blocks before the rows and dead letters that they count: whoever comes next goes by them, and misses the rest."""
+
+    async def _send(self, state: Any, batch: Batch) -> None:
+        await CountingProtocol._send_blocks(self, state.partition, batch)
+        await super()._send(state, batch)
+
+
 @contextmanager
-def source_forgets_before_the_first_commit() -> Iterator[dict[str, Any]]:
-    """A hole of the product, not a plant: an owner that recovered before the former one's first blocks arrived.
+def blocks_before_the_rows() -> Iterator[dict[str, Any]]:
+    """A hole that the product had: blocks arrived, the worker died before the rows did, and the source forgot them."""
+    yield {"protocol_class": BlocksFirst, "forgets": True}
+
+
+@contextmanager
+def first_start_not_committed() -> Iterator[dict[str, Any]]:
+    """A hole that the product had: an owner that recovered before the former one's first blocks arrived.
 
     It knows of no commit and of no block, takes the shortened source for the first start ever, and counts the rest of a
     bucket under keys that say all of it.
     """
-    yield {"forgets": world.BEFORE_COMMIT}
 
+    async def commit_start(self: transport.Consumer, tp: Any) -> bool:
+        return True
 
-@contextmanager
-def source_forgets_before_the_rows_arrive() -> Iterator[dict[str, Any]]:
-    """A hole of the product, not a plant: blocks arrived, the worker died before the rows of the same batch did.
-
-    Whoever comes next goes by the blocks' progress, and finds nothing lost; rows and dead letters of that batch are.
-    """
-    yield {"forgets": world.BEFORE_ROWS}
+    with patch.object(transport.Consumer, "commit_start", commit_start):
+        yield {"forgets": True}
 
 
 @contextmanager
@@ -212,9 +221,7 @@ PLANTS: dict[str, Plant] = {
         offset_key_that_never_freezes,
         epochs_ignored,
         holes_ignored,
+        blocks_before_the_rows,
+        first_start_not_committed,
     )
 }
-HOLES: dict[str, Plant] = {
-    hole.__name__: hole for hole in (source_forgets_before_the_first_commit, source_forgets_before_the_rows_arrive)
-}
-"""What the simulation found in the product itself, and what the ordinary schedules therefore leave out."""

@@ -35,9 +35,6 @@ QUIET_CALLBACKS_MAX = 500
 QUIET_FETCH_RECORDS_MAX = 100
 NESTED_MAX = 2
 STEP_S = 0.01
-SAFELY, BEFORE_COMMIT, BEFORE_ROWS = "safely", "before the first commit", "before the rows"
-"""When the source forgets offsets: when blocks, rows and dead letters have them and the group has a commit; also when it has
-none yet; or as soon as the blocks have them. The last two are holes of the product (planted.py)."""
 
 
 class ScheduleFailedError(Exception):
@@ -68,7 +65,7 @@ class World:
         protocol_class: type[CountingProtocol] = CountingProtocol,
         sink_class: type[SinkLoop] = SinkLoop,
         compacted_by: Callable[[bytes], bytes] = whole,
-        forgets: str = SAFELY,
+        forgets: bool = False,
     ) -> None:
         rng = self.rng = Random(seed)
         self.clock = VirtualClock()
@@ -88,7 +85,7 @@ class World:
         self.kill_share, self.break_share = rng.choice((0.05, 0.4, 0.7)), rng.choice((0.02, 0.04, 0.08))
         self.watch = Watch(self)
         self.kafka.appended, self.group.took = self.watch.appended, self.watch.committed
-        self.forgets = forgets if rng.random() < 0.25 or forgets != SAFELY else ""
+        self.forgets = rng.random() < 0.25 or forgets
         self._number = 0
         self._nested = 0
         self.tables = Tables(self.report)
@@ -282,10 +279,9 @@ class World:
             worker.start()
 
     def _forget(self, partition: int) -> None:
-        """Let the source forget what is counted: retention, as it would be after a long pause of everything."""
-        watch, first = self.watch, self.kafka.log_start[partition]
-        limit = watch.progress[partition] if self.forgets == BEFORE_ROWS else watch.durable(partition)
-        if limit > first and (self.forgets == BEFORE_COMMIT or partition in self.group.committed):
+        """Let the source forget what the blocks say is counted: retention, as it would be after a long pause of everything."""
+        limit, first = self.watch.progress[partition], self.kafka.log_start[partition]
+        if limit > first:
             self.kafka.log_start[partition] = self.rng.randrange(first, limit) + 1
             self.note(f"source {partition} begins at {self.kafka.log_start[partition]}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -50,21 +51,21 @@ def throw(
     partition: int,
     headers: Iterable[Any] = (),
 ) -> list[int]:
-    """Write records (key, value) one at a time and return their offsets; not idempotent, a second call writes them again."""
-    headers = list(headers)
+    """Write records (key, value) in this order and return their offsets; not idempotent, a second call writes them again."""
+    headers, left, offsets = list(headers), deque(records), list[int]()
 
-    async def send() -> list[int]:
-        producer = AIOKafkaProducer(bootstrap_servers=servers, max_request_size=4 * MIB, max_batch_size=4 * MIB)
+    async def send() -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=servers, max_request_size=4 * MIB, max_batch_size=MIB)
         await producer.start()
         try:
-            offsets = []
-            for key, value in records:  # a batch each: `send` refuses what a hostile client does not
+            while left:  # batches by hand: `send` refuses what a hostile client does not
                 batch = producer.create_batch()
-                batch.append(key=key, value=value, timestamp=None, headers=headers)
+                while left and batch.append(key=left[0][0], value=left[0][1], timestamp=None, headers=headers):
+                    left.popleft()
                 stored = await (await producer.send_batch(batch, topic, partition=partition))
-                offsets.append(stored.offset)
-            return offsets
+                offsets.extend(range(stored.offset, stored.offset + batch.record_count()))
         finally:
             await producer.stop()
 
-    return asyncio.run(send())
+    asyncio.run(send())
+    return offsets

@@ -59,7 +59,8 @@ class Broker:
         return future
 
     def acknowledge(self) -> None:
-        """Acknowledge everything that was taken."""
+        """Acknowledge everything that was taken, and from now on at once."""
+        self.held_back = False
         for future, base in self._waiting:
             future.set_result(SimpleNamespace(offset=base))
         self._waiting.clear()
@@ -98,6 +99,10 @@ class InProcess(CountingProtocol):
         self._epoch += 1
         self.position = max(committed or 0, self.broker.log_start)
         self.seeks[tp] = Seek(self._epoch, self.position, committed, self.broker.log_start)
+
+    async def commit_start(self, tp: Any) -> bool:
+        self.broker.committed = self.seeks[tp].position
+        return True
 
     # -- a life
 
@@ -139,7 +144,7 @@ class InProcess(CountingProtocol):
             await state.tail
         if self.acknowledged and state.epoch == self._epoch:
             floor = state.next // BUCKET_OFFSETS * BUCKET_OFFSETS
-            self.broker.committed = max(self.broker.committed or 0, floor) or None
+            self.broker.committed = max(self.broker.committed or 0, floor)
 
     def close(self) -> None:
         """Let go of the stores."""

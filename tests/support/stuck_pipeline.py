@@ -29,7 +29,7 @@ async def get_stuck() -> None:
 
 def kill_coordinator() -> None:
     """End the routine that joins the group and keeps the place in it."""
-    thread: Any = app.consumer._thread  # type: ignore[attr-defined]
+    thread: Any = app.consumer._thread
     coordinator = thread._consumer._coordinator
     for task in (coordinator._coordination_task, coordinator._heartbeat_task):
         thread.thread_loop.call_soon_threadsafe(task.cancel)

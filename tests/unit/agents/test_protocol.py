@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agents.protocol import Batch, dead_letter
+from agents.changelog import dead_letter
+from agents.protocol import Batch
 from streams.errors import LostEventsError, Reason
 from streams.topics import BUCKET_OFFSETS, DEAD_LETTERS
 from tables.blocks import BlockKey
@@ -195,6 +196,29 @@ async def test_nothing_is_stored_or_acknowledged_before_the_changelog_has_it(bro
     broker.acknowledge()
     await worker.finish()
     assert worker.acknowledged == [99] and content(worker.tables.block_store) != before
+
+
+async def test_blocks_follow_when_kafka_has_the_rows_and_dead_letters(broker: Broker, worker: InProcess) -> None:
+    """Found by simulation: with the blocks alone in Kafka and the source forgotten, the rows could come from nowhere."""
+    fill(broker, range(100))
+    broker.source[50] = b"no JSON"
+    broker.held_back = True
+    await worker.deliver(100)
+    await asyncio.sleep(0)
+    assert broker.topics[ROWS] and broker.topics[DEAD_LETTERS] and not broker.topics[BLOCKS]
+    broker.acknowledge()
+    await worker.finish()
+    assert broker.topics[BLOCKS]
+
+
+async def test_start_of_a_partition_is_committed_before_its_first_event_is_counted(broker: Broker, worker: InProcess) -> None:
+    """Found by simulation: without it, a source that forgot what another owner had counted looks like the first start ever."""
+    fill(broker, range(100))
+    broker.held_back = True
+    await worker.deliver(100)
+    assert broker.committed == 0
+    broker.acknowledge()
+    await worker.finish()
 
 
 async def test_batches_finish_in_the_order_they_were_sent(broker: Broker, worker: InProcess) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.protocol import dead_letter
+from agents.changelog import dead_letter
 from streams.dead_letters import COUNT_STAGE, Position, decode_mark, encode_mark, read_dead_letter
 from streams.errors import Reason
 from tables.fold import Refused

@@ -1,0 +1,79 @@
+"""Run the fault matrix: `python -m tests.fault [F1 …] [--seed n] [--long] [--keep]`; CASE, SEED, LONG do the same."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from types import FrameType
+
+with warnings.catch_warnings():
+    # kafka-python reads its own schemas by a deprecated call, once, while it is imported.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from stack.progress import say
+    from tests.fault.case import Case, all_cases
+    from tests.fault.report import last_line, table_of
+    from tests.fault.runner import Result, run_case
+
+SEED_MAX = 1_000_000
+BAD_ARGUMENTS = 2
+REQUIRE_VARIABLE = "REQUIRE_SERVICES"
+"""Set to 1, as CI does, a case that is skipped is a failure."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is asked for and return the exit status: 1 when a case was not exact."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.CRITICAL)  # the clients' complaints about what we do to them
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
+    cases = all_cases()
+    wanted = options.cases or re.findall(r"\w+", os.environ.get("CASE", "").upper()) or list(cases)
+    if unknown := [name for name in wanted if name not in cases]:
+        say(f"no case {', '.join(unknown)}; there are {', '.join(cases)}")
+        return BAD_ARGUMENTS
+    seed = options.seed if options.seed is not None else random.randrange(SEED_MAX)
+    say(f"seed {seed}: SEED={seed} replays the schedule{', long form' if options.long else ''}")
+    runnable = [cases[name] for name in wanted if options.long or not cases[name].long_only]
+    skipped = [case for case in runnable if case.needs_root and os.geteuid() != 0]
+    results = _run_all([case for case in runnable if case not in skipped], seed=seed, options=options)
+    for line in table_of(results):
+        say(line)
+    for case in skipped:
+        say(f"SKIPPED {case.id}, {case.title}: NEEDS ROOT")
+    say(last_line(results))
+    may_skip = os.environ.get(REQUIRE_VARIABLE) != "1"
+    return 0 if all(result.is_exact for result in results) and (may_skip or not skipped) else 1
+
+
+def _run_all(cases: Sequence[Case], *, seed: int, options: argparse.Namespace) -> list[Result]:
+    results = []
+    for case in cases:
+        say(f"{case.id:>4} {case.title}")
+        results.append(run_case(case, seed=seed, is_long=options.long, say=say, keep=options.keep))
+    return results
+
+
+def _parser() -> argparse.ArgumentParser:
+    environ = os.environ
+    parser = argparse.ArgumentParser(prog="python -m tests.fault")
+    parser.add_argument("cases", nargs="*", type=str.upper, help="ids, such as F1; all without any")
+    parser.add_argument("--seed", type=int, default=int(environ["SEED"]) if environ.get("SEED") else None)
+    parser.add_argument("--long", action="store_true", default=environ.get("LONG", "") not in ("", "0"))
+    parser.add_argument("--keep", action="store_true", help="leave the folders of exact cases too")
+    return parser
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Let every `finally` run."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
