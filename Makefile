@@ -29,8 +29,9 @@ demo: setup ## the same with generated traffic. RATE=events a second
 load: setup ## the load generator against a running gateway. ARGS=
 	@exec $(PYTHON) -m load $(ARGS)
 
+# Two files at a time, since most tests wait for processes; each half has a Kafka and a Postgres of its own.
 test: setup ## every test, on a throw-away Kafka and Postgres of its own. ARGS=
-	@exec $(PYTHON) -m pytest $(ARGS)
+	@exec $(PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
 
 simulate: setup ## simulated schedules of faults, without bound. SEED=, COUNT=, STEPS=, PLANT=
 	@SEED='$(SEED)' COUNT='$(COUNT)' STEPS='$(STEPS)' PLANT='$(PLANT)' exec $(PYTHON) -m tests.simulation
