@@ -47,11 +47,11 @@ def shown(stage: Stage) -> int:
 def check_memory(stage: Stage, name: str, pid: int, bytes_before: int) -> None:
     """Fail where a process ended, or holds much more than before."""
     if stage.pid(name) != pid:
-        raise AssertionError(f"{name} ended while postgres was down")
+        raise AssertionError(f"{name} ended in the outage")
     grown = resident_bytes(pid) - bytes_before
     stage.say(f"{name} holds {grown / 1024 / 1024:+.0f} MiB")
     if grown > GROWTH_BYTES_MAX:
-        raise AssertionError(f"{name} grew by {grown} bytes while postgres was down")
+        raise AssertionError(f"{name} grew by {grown} bytes in the outage")
 
 
 def resident_bytes(pid: int) -> int:
