@@ -96,6 +96,7 @@ class Consumer(driver.Consumer):
         self._handed_out: defaultdict[TP, dict[int, int]] = defaultdict(dict)
         self._done: dict[TP, int] = {}
         self._committed_at_zero: set[TP] = set()
+        self._dropped: set[TP] = set()
         self._seek_lock = asyncio.Lock()
         super().__init__(*args, **kwargs)
         self._read_offset = ReadOffsets(lambda: None, self._read_offset)
@@ -183,6 +184,7 @@ class Consumer(driver.Consumer):
         """Put the fetch position back to the authority's; begin anew where the log has moved past it."""
         expected = self._position.get(tp)
         if expected is None:  # not sought yet: the seek that comes sets the position
+            self._dropped.add(tp)
             return
         try:
             log_start = (await self.earliest_offsets(tp))[tp] or 0
@@ -226,8 +228,12 @@ class Consumer(driver.Consumer):
             committed, log_start = self._committed_offset.get(tp), first or 0
             positions[tp] = max(committed or 0, log_start)
             self.seeks[tp] = Seek(self._epochs[tp], positions[tp], committed, log_start)
+        self._dropped.difference_update(positions)
         await self._seek_on_thread(positions)  # Faust leaves a partition without a commit where it was
         self._position.update(positions)
+        missed = {tp: position for tp, position in positions.items() if tp in self._dropped}
+        if missed:  # fetched right after the seek, and dropped for want of a position: no later fetch need come to tell
+            await self._seek_on_thread(missed)
 
     async def _seek_on_thread(self, positions: dict[TP, int]) -> None:
         """Seek where the fetching happens: Faust's own `_seek` changes aiokafka's buffers under its other thread's hands."""

@@ -44,7 +44,7 @@ def small_product() -> Iterator[None]:
 
         for module in KNOWS_BUCKETS:
             put(module, BUCKET_OFFSETS=BUCKET)
-        put("agents.protocol", WriteBatch=MemoryWrite, without_log=no_options)
+        put("agents.protocol", WriteBatch=MemoryWrite)
         put("tables.store", WriteBatch=MemoryWrite, without_log=no_options)
         put("sinks.loop", random=NoJitter)
         put("agents.guard", end_process=end_process)

@@ -100,11 +100,27 @@ async def test_race_e_nothing_is_delivered_while_a_seek_is_under_way(consumer: S
     delivered: list[object] = []
 
     async def fetch() -> None:
+        consumer.on_seek = []
         delivered.extend(await consumer.delivered(SOURCE, a_run(0, 10)))
 
     consumer.on_seek = [fetch]
     await consumer.rewind(SOURCE)
     assert delivered == []
+
+
+async def test_race_e_what_was_dropped_while_a_seek_was_under_way_is_fetched_again(consumer: ScriptedConsumer) -> None:
+    """Found by simulation: with no later event, no later fetch would tell that this one was dropped."""
+    await consumer.sought_to()
+    consumer.sought.clear()
+
+    async def fetch() -> None:
+        consumer.on_seek = []
+        await consumer.delivered(SOURCE, a_run(0, 10))
+
+    consumer.on_seek = [fetch]
+    await consumer.rewind(SOURCE)
+    assert consumer.sought == [(SOURCE, 0)] * 2
+    assert await consumer.delivered(SOURCE, a_run(0, 10))
 
 
 async def test_race_f_a_batch_dropped_after_hand_out_is_never_committed(consumer: ScriptedConsumer) -> None:
