@@ -203,7 +203,7 @@ def test_chosen_ones_are_sent_byte_for_byte_and_a_second_run_sends_nothing(scene
     assert f"{LETTERS} sent, 1 fails" in scene.run("send", "--partition", "0")
     scene.assert_sent_once(0)
     again = scene.run("send", "--partition", "0")
-    assert f"0 sent, 1 fails, {LETTERS} replayed" in again
+    assert "0 sent, 1 fails" in again and f"{LETTERS} replayed" in again
     scene.assert_sent_once(0)
     scene.assert_counted_once()
 
