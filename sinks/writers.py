@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import psycopg
 
+from streams import dead_letters
 from streams.errors import Reason
 
 STAGE = "sinks"
@@ -22,26 +23,13 @@ class Place(NamedTuple):
     partition: int
 
 
-class Record(Protocol):
-    """What a sink reads of a Kafka record."""
+class Record(dead_letters.Record, Protocol):
+    """What a sink reads of a Kafka record; its `timestamp` is -1 where the producer gave none."""
 
     @property
     def topic(self) -> str: ...
     @property
     def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp(self) -> int:
-        """Milliseconds since 1970; -1 where the producer gave none."""
-        ...
-
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
 @dataclass(frozen=True, slots=True)
