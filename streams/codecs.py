@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import annotated_types
 import msgspec
@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, Strict, ValidationError
 from pydantic.fields import FieldInfo
 
 from streams.errors import InvalidEventError, Reason
-from streams.event_time import CANONICAL_LENGTH, MINUTE_MS, MINUTE_TEXT_LENGTH, MINUTES, RESTS
+from streams.event_time import CANONICAL_LENGTH, FRACTIONS, SECOND_TEXT_LENGTH, SECONDS
 from streams.schemas import check_instant, check_text
 from streams.topics import Stream
 
@@ -38,8 +38,17 @@ FAST_ERRORS = (msgspec.DecodeError, ValueError, RecursionError, TypeError, Attri
 Decode = Callable[[bytes], Any]
 
 
+class Decoded(NamedTuple):
+    """Events as columns, one entry an event: its offset, itself, its time as text and in milliseconds since 1970."""
+
+    offsets: Sequence[int]
+    events: list[Any]
+    texts: list[str]
+    at_ms: list[int]
+
+
 class Codec:
-    """Decoders of one stream. `fast` and the getters are what the hot loop inlines; `decode` is the same for everybody else."""
+    """Decoders of one stream: `decode_run` for the hot path, `decode` for one record and for everybody else."""
 
     def __init__(self, stream: Stream) -> None:
         refuse_unknown_checks(stream.schema, instant=stream.time)
@@ -49,6 +58,21 @@ class Codec:
         self.key_of: Callable[[Any], str] = attrgetter(stream.key)
         self.time_of: Callable[[Any], str] = attrgetter(stream.time)
         self.kind_of: Callable[[Any], str] = attrgetter(stream.kind)
+
+    def decode_run(self, values: Sequence[bytes | None], base: int) -> Decoded:
+        """Return the events of contiguous offsets from *base* on: fast, and all or nothing.
+
+        What can be asked of all bytes at once is not asked of each record: that halves the cost of an event.
+
+        Raises:
+            Exception: one of `FAST_ERRORS`; some value is invalid, or may be: ask `decode` about each.
+        """
+        if max(map(len, values)) > PLAIN_BYTES_MAX or not is_text_safe(b"\n".join(values)):  # type: ignore[arg-type]
+            raise ValueError("not for the fast decoder")
+        events = list(map(self.fast, values))  # type: ignore[arg-type]
+        texts = list(map(self.time_of, events))
+        at_ms = [SECONDS[text[:SECOND_TEXT_LENGTH]] + FRACTIONS[text[SECOND_TEXT_LENGTH:]] for text in texts]
+        return Decoded(range(base, base + len(events)), events, texts, at_ms)
 
     def decode(self, raw: bytes | None) -> tuple[Any, int]:
         """Return the event and its time (milliseconds since 1970).
@@ -66,7 +90,7 @@ class Codec:
             event = self._authority(raw)
         text = self.time_of(event)
         try:
-            at_ms = MINUTES[text[:MINUTE_TEXT_LENGTH]] * MINUTE_MS + RESTS[text[MINUTE_TEXT_LENGTH:]]
+            at_ms = SECONDS[text[:SECOND_TEXT_LENGTH]] + FRACTIONS[text[SECOND_TEXT_LENGTH:]]
         except ValueError:
             event = self._authority(raw)  # raises, with the place
             raise AssertionError("pydantic took a time that the fast decoder refuses") from None
@@ -84,7 +108,12 @@ def is_safe(raw: bytes) -> bool:
     """Say whether the fast decoder may be asked: cheap, and wrong only to the safe side."""
     if len(raw) > PLAIN_BYTES_MAX and (len(raw) > CAREFUL_BYTES_MAX or raw.count(b"[") + raw.count(b"{") > BRACKETS_MAX):
         return False
-    if b"\\u" in raw and _UNHOLDABLE.search(raw):
+    return is_text_safe(raw)
+
+
+def is_text_safe(raw: bytes) -> bool:
+    """Say whether the text of a record, or of many with a line feed between each two, is UTF-8 that everybody can hold."""
+    if b"\\" in raw and _UNHOLDABLE.search(raw):
         return False
     if not raw.isascii():
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from aiokafka.consumer import consumer as aiokafka_consumer
@@ -22,6 +23,7 @@ RUN_RECORDS_MAX = 1024
 FETCH_WAIT_MS = 100
 """Faust fixes 1,500: one long poll that covers only idle partitions then holds up every other of that broker."""
 PREFETCH_BACKOFF_S = 0.005
+_value_of = attrgetter("value")
 BATCH_TOPICS: set[str] = {stream.topic for stream in STREAMS}
 
 
@@ -84,13 +86,21 @@ def cut(records: list[Any], start: int) -> Iterator[Run]:
     """Yield runs of at most `RUN_RECORDS_MAX` records, cut at every hole, of the records from *start* on."""
     if records and records[0].offset < start:
         records = [record for record in records if record.offset >= start]
+    whole = not records or records[-1].offset - records[0].offset == len(records) - 1
+    for part in [records] if whole else between_holes(records):
+        for first in range(0, len(part), RUN_RECORDS_MAX):
+            some = part[first : first + RUN_RECORDS_MAX]
+            yield Run(start, some[0].offset, list(map(_value_of, some)), some)
+            start = some[-1].offset + 1
+
+
+def between_holes(records: list[Any]) -> Iterator[list[Any]]:
+    """Yield the records in parts of contiguous offsets."""
     first = 0
     for index in range(1, len(records) + 1):
-        hole = index < len(records) and records[index].offset != records[index - 1].offset + 1
-        if hole or index - first == RUN_RECORDS_MAX or index == len(records):
-            part = records[first:index]
-            yield Run(start, part[0].offset, [record.value for record in part], part)
-            start, first = part[-1].offset + 1, index
+        if index == len(records) or records[index].offset != records[index - 1].offset + 1:
+            yield records[first:index]
+            first = index
 
 
 class Fetcher(aiokafka_fetcher.Fetcher):

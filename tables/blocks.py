@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from struct import Struct
 from typing import NamedTuple
 
@@ -153,9 +154,9 @@ def decode_block(raw: bytes) -> Block:
 
 
 def _encode_column(values: Sequence[str]) -> tuple[list[str], bytes]:
-    codes = {value: code for code, value in enumerate(dict.fromkeys(values))}
-    dtype = "<u1" if len(codes) <= 256 else "<u2"
-    return list(codes), np.fromiter(map(codes.__getitem__, values), dtype=dtype, count=len(values)).tobytes()
+    codes = dict(zip(dict.fromkeys(values), count()))
+    indexes = map(codes.__getitem__, values)
+    return list(codes), bytes(indexes) if len(codes) <= 256 else np.fromiter(indexes, dtype="<u2", count=len(values)).tobytes()
 
 
 def _unpack_all(packed: Iterable[int], *, cells: int, sums: int) -> list[npt.NDArray[np.int64]]:

@@ -8,13 +8,15 @@ offsets and its key is that exact span: a pure function of its key, like a block
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
+from operator import attrgetter
 from struct import Struct
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
-from streams.codecs import fields_of
+from streams.codecs import Decoded, fields_of
 from streams.event_time import CANONICAL_LENGTH, format_instant
 from streams.topics import Stream
 
@@ -65,6 +67,8 @@ class RowCodec:
         self.kind_codes = {kind: b"\0" + code for kind, code in stream.kinds.items()}
         self._kinds = {code[1:]: kind for kind, code in self.kind_codes.items()}
         self.kept_of: Callable[[Any], tuple[Any, ...]] = fields_of(stream.kept)
+        self._user_of: Callable[[Any], str] = attrgetter(stream.key)
+        self._kind_of: Callable[[Any], str] = attrgetter(stream.kind)
 
     def prefix(self, user: str, kind: str) -> bytes:
         """Return what the keys of one user and kind start with."""
@@ -75,6 +79,22 @@ class RowCodec:
         key = self.prefix(row.user, row.kind) + ORDER.pack(INVERSE - row.at_ms, INVERSE - row.offset)
         canonical = len(row.time) == CANONICAL_LENGTH
         return key, encode_kept(row.kept if canonical else (*row.kept, row.time))
+
+    def encode_run(self, decoded: Decoded) -> Iterator[bytes]:
+        """Yield the keys and values of many rows in turn, as `encode` makes each."""
+        order = np.empty((len(decoded.events), 2), dtype=np.int64)
+        order[:, 0], order[:, 1] = decoded.at_ms, np.fromiter(decoded.offsets, dtype=np.int64)
+        tails = (INVERSE - order).astype(">u8").view(f"V{ORDER.size}").ravel().tolist()
+        users = map(str.encode, map(self._user_of, decoded.events))
+        kinds = map(self.kind_codes.__getitem__, map(self._kind_of, decoded.events))
+        keys = map(b"".join, zip(users, kinds, tails, strict=True))
+        kept = list(map(self.kept_of, decoded.events))
+        if set(map(len, decoded.texts)) != {CANONICAL_LENGTH}:
+            kept = [
+                fields if len(text) == CANONICAL_LENGTH else (*fields, text)
+                for fields, text in zip(kept, decoded.texts, strict=True)
+            ]
+        return chain.from_iterable(zip(keys, map(encode_kept, kept), strict=True))
 
     def decode(self, key: bytes, value: bytes) -> Row:
         """Return the row of a key and value.

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streams import event_time
-from streams.event_time import MINUTES_REMEMBERED_MAX, Minutes, Rests, format_instant, format_minute, parse_instant
+from streams.event_time import SECONDS_REMEMBERED_MAX, Fractions, Seconds, format_instant, format_minute, parse_instant
 from tests.support.strategies import LAST_SECOND, TIMES, instant_text, randoms
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -68,23 +68,23 @@ def test_format_inverts_parse(at_ms: int) -> None:
 
 
 def test_memos_stay_small_whatever_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hostile producer may send a new minute in every event; memory may not grow with it."""
-    monkeypatch.setattr(event_time, "MINUTES_REMEMBERED_MAX", 100)
-    assert MINUTES_REMEMBERED_MAX >= 100
-    minutes, rests = Minutes(), Rests()
-    for minute in range(1000):
-        assert minutes[format_minute(minute)[:16]] == minute
-        assert rests[f":00.{minute:06d}Z"] == minute // 1000
-    assert len(minutes) <= 100
-    assert not rests
+    """A hostile producer may send a new second in every event; memory may not grow with it."""
+    monkeypatch.setattr(event_time, "SECONDS_REMEMBERED_MAX", 100)
+    assert SECONDS_REMEMBERED_MAX >= 100
+    seconds, fractions = Seconds(), Fractions()
+    for second in range(1000):
+        assert seconds[format_instant(second * 1000)[:19]] == second * 1000
+        assert fractions[f".{second:06d}Z"] == second // 1000
+    assert len(seconds) <= 100
+    assert not fractions
 
 
 def test_refused_text_is_not_remembered() -> None:
     """Else a broken producer would fill the memo."""
-    minutes, rests = Minutes(), Rests()
-    for text in ("2022-02-30T00:00", "1969-12-31T23:59", "", "x"):
+    seconds, fractions = Seconds(), Fractions()
+    for text in ("2022-02-30T00:00:00", "1969-12-31T23:59:59", "2022-02-28T00:00:60", "", "x"):
         with pytest.raises(ValueError, match=r"."):
-            minutes[text]
+            seconds[text]
         with pytest.raises(ValueError, match="form"):
-            rests[text]
-    assert not minutes and not rests
+            fractions[text]
+    assert not seconds and not fractions
