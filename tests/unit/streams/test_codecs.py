@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import msgspec
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 
-from streams.codecs import EVENT_BYTES_MAX, Codec, is_canonical
+from streams.codecs import EVENT_BYTES_MAX, FAST_ERRORS, PLAIN_BYTES_MAX, Codec, is_canonical
 from streams.errors import InvalidEventError, Reason
 from streams.schemas import EventSchema, Instant, Text, UserTagV1
 from streams.topics import USER_TAGS, Stream
@@ -71,6 +72,56 @@ def test_every_spelling_of_a_valid_event_is_decoded_to_its_values(tag: dict[str,
         raw = spelled(tag, random)
         assert assert_one_verdict(raw), raw
         assert msgspec.to_builtins(CODEC.decode(raw)[0]) == tag, raw
+
+
+def torn(tags: list[dict[str, Any]], random: Random) -> list[bytes]:
+    """Return records of which some are pieces of one document, and some two documents, with line breaks here and there."""
+    records = [spelled(random.choice(tags), random) for _ in range(random.randint(1, 4))]
+    for _ in range(random.randint(1, 4)):
+        at = random.randrange(len(records))
+        record = records[at]
+        if random.random() < 0.5:
+            cut = random.choice([random.randrange(len(record) + 1), record.find(b"}") + 1, record.find(b"{", 1)])
+            records[at : at + 1] = [record[:cut], record[cut:]]
+        else:
+            records[at : at + 2] = [random.choice([b"", b"\n", b" ", b","]).join(records[at : at + 2])]
+    return records
+
+
+@given(st.lists(user_tags, min_size=1, max_size=3), randoms)
+def test_run_is_decoded_as_each_record_alone_or_not_at_all(tags: list[dict[str, Any]], random: Random) -> None:
+    """A1: records are decoded as lines of one text; one that runs on in the next would move every offset behind it."""
+    records = torn(tags, random)
+    try:
+        decoded = CODEC.decode_run(records, 7)
+    except FAST_ERRORS:
+        return
+    assert list(decoded.offsets) == [7 + index for index in range(len(records))]
+    assert list(zip(decoded.events, decoded.at_ms, strict=True)) == [CODEC.decode(record) for record in records]
+
+
+def test_documents_over_two_records_do_not_make_up_for_two_in_one() -> None:
+    """A1: their number alone says nothing."""
+    whole = a_record(cookie="", country="", origin="", device="PC", time="2022-03-01T00:00:00Z")
+    assert 2 * len(whole) < PLAIN_BYTES_MAX
+    before_comma = [b'{"x":{}', b"," + whole[1:]]
+    before_object = [b'{"x":', b"{}," + whole[1:]]
+    for pieces in (before_comma, before_object, [whole, b" "], [whole, b""], []):
+        assert not pieces or CODEC.decode(b"".join(pieces))
+        for two in (whole + whole, whole + b"\n" + whole):
+            with pytest.raises(FAST_ERRORS):
+                CODEC.decode_run([*pieces, two], 0)
+
+
+def test_line_break_inside_a_record_is_white_space() -> None:
+    """A1: as it is for everybody else who reads JSON."""
+    record = a_record().replace(b",", b",\n", 1)
+    assert CODEC.decode_run([record, a_record()], 0).events == [CODEC.decode(a_record())[0]] * 2
+
+
+def test_run_of_plain_records_takes_the_fast_way() -> None:
+    """Speed: one that never does would still be right, and nobody would see it."""
+    assert CODEC.decode_run([a_record(), a_record(price=-1, origin="Łódź")], 0).at_ms == [CODEC.decode(a_record())[1]] * 2
 
 
 @given(user_tags, randoms)
