@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import http.client
-import json
 import socket
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import NamedTuple
 
 from stack.ports import LOOPBACK
 from streams.partitioner import partition_of
@@ -17,6 +16,7 @@ from tests.fault.ledger import Outcome, Way
 from tests.fault.load import outcome_of
 from tests.fault.stage import Stage
 from tests.support.bad_records import throw
+from tests.support.job import Answer
 from tests.support.tags import Tag
 
 TIMEOUT_S = 30.0
@@ -24,20 +24,12 @@ TIMEOUT_S = 30.0
 COOKIES = 20
 
 
-class Answer(NamedTuple):
-    """What came back; status 0 where nothing did."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def code(self) -> str:
-        """The error's code for programs; empty without one."""
-        try:
-            return str(json.loads(self.body)["error"]["code"])
-        except (ValueError, KeyError, TypeError):
-            return ""
+def code_of(answer: Answer) -> str:
+    """Return the code for programs of an error; empty where the answer is none in JSON."""
+    try:
+        return answer.error
+    except (AssertionError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def a_request(body: bytes, *, path: str = "/user_tags", method: str = "POST", headers: str = "") -> bytes:
@@ -47,7 +39,7 @@ def a_request(body: bytes, *, path: str = "/user_tags", method: str = "POST", he
 
 
 def exchange(port: int, pieces: Iterable[bytes], *, method: str = "POST") -> Answer:
-    """Send pieces over a connection of their own until they end or the other side does not listen; return the answer."""
+    """Send pieces over a connection of their own until they end or nobody listens; return the answer, status 0 for none."""
     with socket.create_connection((LOOPBACK, port), timeout=TIMEOUT_S) as connection:
         with suppress(ConnectionError):
             for piece in pieces:
@@ -79,6 +71,19 @@ def post_event(stage: Stage, *, number: int = 0, value: bytes = b"", request: It
     answer = exchange(stage.gateway_port, request or [a_request(value)])
     stage.ledger.answered(number, outcome_of(answer.status, answer.body))
     return answer
+
+
+def refused_for_now(stage: Stage, *, at_once: int = 8) -> None:
+    """Send events and ask for `/ready` while Kafka is down: each answer must be 503 and say when to try again.
+
+    Raises:
+        AssertionError: one is not, or does not.
+    """
+    with ThreadPoolExecutor(at_once) as pool:
+        answers = list(pool.map(lambda _: post_event(stage), range(at_once)))
+    answers.append(exchange(stage.gateway_port, [a_request(b"", path="/ready", method="GET")], method="GET"))
+    wrong = [answer for answer in answers if answer.status != 503 or not answer.headers.get("retry-after", "").isdigit()]
+    assert not wrong, f"no 503 that says when to try again: {wrong}"
 
 
 def throw_event(stage: Stage, number: int, value: bytes, *, cookie: str) -> None:

@@ -58,7 +58,7 @@ class Case:
         checks: all of them; `(*EXACT, mine)` adds one.
         allowed_errors: regular expressions of lines at ERROR that the fault explains, searched for in the whole line.
         recover_within_s: from heal until everything is counted.
-        needs_root: skipped loudly for anybody else.
+        needs_root: mounts a disk of its own; skipped loudly for who may not.
         long_only: left out without `LONG=1`.
     """
 

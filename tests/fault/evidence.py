@@ -52,6 +52,22 @@ class Sample(NamedTuple):
     stored: int | None
 
 
+class Held(NamedTuple):
+    """What one process holds at one moment.
+
+    Attributes:
+        handles: open files and connections.
+        resident_bytes: in memory; 0 for a service, whose Java fills its heap by design.
+        explained_bytes: of these what it says to hold on purpose, and up to a limit: RocksDB's memtables and block cache.
+    """
+
+    name: str
+    pid: int
+    handles: int
+    resident_bytes: int
+    explained_bytes: int = 0
+
+
 class Mark(NamedTuple):
     """A moment at which the system was disturbed or healed."""
 
@@ -77,6 +93,8 @@ class Evidence:
         stored_events: every row of `user_events`.
         dead_letters: reason by place, of the table; dead_letter_records: of the topic.
         samples, marks: what was seen while it ran, and what was done to it.
+        warm, settled: what each process held before the fault, with events counted, and after the drain.
+        temporary_files: what processes of ours have left lying about.
         error_lines: lines logged at ERROR or above that the case does not allow.
         replayed: source offsets that workers read again, as far as was seen.
         not_drained: what had not come when the time to recover was over; empty when all had.
@@ -97,6 +115,9 @@ class Evidence:
     dead_letter_records: dict[Place, str] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    warm: list[Held] = field(default_factory=list)
+    settled: list[Held] = field(default_factory=list)
+    temporary_files: list[str] = field(default_factory=list)
     error_lines: list[str] = field(default_factory=list)
     replayed: int = 0
     not_drained: str = ""

@@ -15,6 +15,7 @@ from streams.topics import DEAD_LETTERS, USER_TAGS
 from tests.fault.events import BRANDS, CATEGORIES, MINUTES, ORIGINS, START_MINUTE_TEXT
 from tests.fault.evidence import Evidence, StoredEvent, TopicRecord, Totals
 from tests.fault.ledger import Place
+from tests.fault.processes import temporary_files
 from tests.fault.stage import Stage
 from tests.support.comparison import BLOCKS, ROWS, cells_of, rows_of
 from tests.support.job import Door
@@ -55,6 +56,7 @@ def read_source(stage: Stage) -> list[TopicRecord]:
 
 def gather(stage: Stage, *, allowed_errors: Sequence[str], not_drained: str) -> Evidence:
     """Return the evidence of a case that is over."""
+    seen = set(temporary_files(stage))
     evidence = Evidence(
         ledger=stage.ledger.entries(),
         expected_dead=dict(stage.ledger.expected_dead),
@@ -72,6 +74,7 @@ def gather(stage: Stage, *, allowed_errors: Sequence[str], not_drained: str) -> 
         for cookie in sorted({cookie for cookie, _ in evidence.recomputed_whole.users}):
             answer = door.profile(cookie)
             evidence.profiles[cookie] = answer.json if answer.status == 200 else f"status {answer.status}"
+    evidence.temporary_files = sorted(seen & set(temporary_files(stage)))  # one that is only there for a moment is no leftover
     return evidence
 
 

@@ -133,6 +133,11 @@ def counts_now(port: int) -> dict[str, int] | None:
     return dict(counts)
 
 
+def events_shown(port: int) -> int:
+    """Return how many events the gateway shows; 0 where it does not answer."""
+    return sum((counts_now(port) or {}).values())
+
+
 def metrics_of(port: int) -> Counter[str] | None:
     """Return every metric of a process, its series added up; None where it does not answer."""
     status, body = ask(port, "/metrics")

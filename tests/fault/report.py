@@ -30,6 +30,7 @@ def _row_of(result: Result) -> tuple[str, ...]:
     )
 
 
-def last_line(results: Sequence[Result]) -> str:
-    """Return how many cases there were, and how many of them were exact."""
-    return f"{len(results)} cases, {sum(result.is_exact for result in results)} exact"
+def last_line(results: Sequence[Result], *, skipped: int = 0) -> str:
+    """Return how many cases were run, how many of them were exact, and how many were skipped, if any."""
+    line = f"{len(results)} cases, {sum(result.is_exact for result in results)} exact"
+    return f"{line}, {skipped} skipped" if skipped else line

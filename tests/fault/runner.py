@@ -15,10 +15,19 @@ from kafka import KafkaConsumer, TopicPartition
 from stack.progress import Say
 from streams.topics import USER_TAGS
 from tests.fault.case import Case, nothing
-from tests.fault.checks import EXAMPLES_MAX, longest_silence_s, longest_stall_s, problems_of, recover_s
-from tests.fault.evidence import Sample
+from tests.fault.checks import (
+    EXAMPLES_MAX,
+    handles_do_not_pile_up,
+    longest_silence_s,
+    longest_stall_s,
+    memory_does_not_pile_up,
+    problems_of,
+    recover_s,
+)
+from tests.fault.evidence import Evidence, Held, Sample
 from tests.fault.gather import gather
 from tests.fault.ledger import Outcome
+from tests.fault.processes import look, told
 from tests.fault.stage import Stage
 
 SENT_WITHIN_S = 1_200.0
@@ -26,6 +35,8 @@ TAIL_S = 1.5
 """The load goes on for so long after the heal: what comes now must be taken like what came before."""
 QUIET_S = 1.0
 POLL_S = 0.25
+SETTLED_WITHIN_S = 15.0
+"""Connections of those that were cut off, or have ended, are closed by then."""
 
 
 @dataclass
@@ -104,6 +115,7 @@ def _run(case: Case, stage: Stage, result: Result) -> None:
     stage.start(events=workload.before + events)
     stage.load.burst(workload.before)
     drain(stage, within_s=case.recover_within_s)
+    warm = look(stage)
     stage.say(f"ready, {workload.before} events counted, sending {rate} a second")
     stage.load.run_on(rate, http_share=workload.http_share)
     try:
@@ -115,20 +127,22 @@ def _run(case: Case, stage: Stage, result: Result) -> None:
             case.heal(stage)
     stage.sleep(TAIL_S)
     stage.load.finish()
-    problems = _compare(case, stage, result)
+    problems = _compare(case, stage, result, warm)
     if case.afterwards is not None:
         case.afterwards(stage)
-        again = _compare(case, stage, result)
+        again = _compare(case, stage, result, warm)
         problems |= {f"{name} afterwards": found for name, found in again.items() if name not in problems}
     result.problems = problems
 
 
-def _compare(case: Case, stage: Stage, result: Result) -> dict[str, list[str]]:
+def _compare(case: Case, stage: Stage, result: Result, warm: list[Held]) -> dict[str, list[str]]:
     """Wait until everything is counted, compare all of it, and return what the checks found."""
     not_drained = drain(stage, within_s=case.recover_within_s)
     stage.observer.read_metrics()
+    settled = settle(stage, warm)
     stage.say("comparing")
     evidence = gather(stage, allowed_errors=case.allowed_errors, not_drained=not_drained)
+    evidence.warm, evidence.settled = warm, settled
     result.events = len(evidence.ledger)
     result.acknowledged = sum(entry.outcome is Outcome.ACKNOWLEDGED for entry in evidence.ledger)
     result.unknown = sum(entry.outcome is Outcome.UNKNOWN for entry in evidence.ledger)
@@ -136,6 +150,21 @@ def _compare(case: Case, stage: Stage, result: Result) -> dict[str, list[str]]:
     result.stall_s, result.silence_s = longest_stall_s(evidence), longest_silence_s(evidence)
     result.recover_s = recover_s(evidence)
     return problems_of(evidence, case.checks)
+
+
+def settle(stage: Stage, warm: list[Held]) -> list[Held]:
+    """Return what each process holds as soon as it is no more than allowed, or after `SETTLED_WITHIN_S`."""
+    deadline_s = time.monotonic() + SETTLED_WITHIN_S
+    while True:
+        evidence = Evidence(warm=warm, settled=look(stage))
+        if time.monotonic() > deadline_s or not problems_of(evidence, (handles_do_not_pile_up, memory_does_not_pile_up)):
+            break
+        time.sleep(POLL_S)
+    before = {(held.name, held.pid): held for held in warm}
+    for held in evidence.settled:
+        if (held.name, held.pid) in before:
+            stage.say(told(before[held.name, held.pid], held))
+    return evidence.settled
 
 
 def drain(stage: Stage, *, within_s: float) -> str:

@@ -1,4 +1,4 @@
-"""A disk of its own for one folder, small, and full on demand: a tmpfs and a ballast file. Needs root."""
+"""A disk of its own for one folder: small, full or read-only on demand. Needs root, and the right to mount."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import subprocess
+import tempfile
+from functools import cache
 from pathlib import Path
 
 MIB = 1 << 20
@@ -55,8 +57,23 @@ class SmallDisk:
         """Give back what `fill` took; a second call changes nothing."""
         self._ballast.unlink(missing_ok=True)
 
+    def forbid_writing(self) -> None:
+        """Let nobody open a file of the disk for writing, or make one, from now on.
+
+        A disk with a file open for writing cannot be made read-only (EBUSY), but a read-only view of it can be put in its
+        place: what is open stays writable, and whatever is opened by its path is not.
+        """
+        _run("mount", "--bind", str(self.path), str(self.path))
+        _run("mount", "-o", "remount,bind,ro", str(self.path))
+
+    def allow_writing(self) -> None:
+        """Undo `forbid_writing`; a second call does nothing."""
+        if os.statvfs(self.path).f_flag & os.ST_RDONLY:
+            _run("umount", "--lazy", str(self.path))
+
     def unmount(self) -> None:
         """Take the disk away, whoever still holds a file open; what was on it is gone. A second call does nothing."""
+        self.allow_writing()
         if self._is_mounted:
             _run("umount", "--lazy", str(self.path))
             self._is_mounted = False
@@ -64,6 +81,17 @@ class SmallDisk:
     @property
     def _ballast(self) -> Path:
         return self.path / BALLAST
+
+
+@cache
+def may_mount() -> bool:
+    """Say whether this process may mount: root of a container often may not. Tries it once, on a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="tally-mount-") as folder:
+        try:
+            SmallDisk(Path(folder) / "disk", size_mib=1).mount().unmount()
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            return False
+    return True
 
 
 def _run(*command: str) -> None:

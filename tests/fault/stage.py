@@ -82,6 +82,7 @@ class Stage:
         kafka, postgres: the services, with `start`, `stop` and `kill`.
         kafka_proxy, postgres_proxy: in front of them, for those that the system sends there.
         load, ledger, observer: the traffic, what is known of it, and what was seen of the system.
+        temporary: where our processes are told to put temporary files.
         marks: when it was disturbed or healed.
     """
 
@@ -104,6 +105,7 @@ class Stage:
         self.postgres_proxy = Proxy(ports[POSTGRES])
         self.ledger = Ledger()
         self.marks: list[Mark] = []
+        self.temporary = home / "temporary"
         self._fail_point = home / "fail-point"
         self._stack_home = StackHome(home)
         self._manager = Manager(self._stack_home)
@@ -114,6 +116,7 @@ class Stage:
     def start(self, *, events: int) -> None:
         """Start everything for about *events* and return when all of it is ready."""
         self._stack_home.make()
+        self.temporary.mkdir()
         self.ledger = Ledger(self.home / "ledger.jsonl")
         self.on_close(self.ledger.close)
         self._start_services()
@@ -193,6 +196,7 @@ class Stage:
             "TALLY_WEB_PORT": str(self.worker_ports[0]),
             "TALLY_TOPICS_PARTITIONS": str(self.system.partitions),
             "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(self.temporary),
             FAIL_POINT_VARIABLE: str(self._fail_point),
             "PYTHONPATH": os.pathsep.join(path for path in (str(Path.cwd()), os.environ.get("PYTHONPATH", "")) if path),
             **self.system.settings,
@@ -212,6 +216,10 @@ class Stage:
     def workers(self, count: int = 0) -> list[str]:
         """Return the names of the first *count* workers; 0: of those that are started at first."""
         return [f"worker-{index}" for index in range(count or self.system.workers)]
+
+    def process_names(self) -> list[str]:
+        """Return the names of all processes of ours, those that do not run now too."""
+        return [*self.workers(self.workers_max), GATEWAY, SINKS]
 
     def port_of(self, name: str) -> int:
         """Return where a process of ours answers HTTP."""
@@ -284,6 +292,13 @@ class Stage:
             if service is not None:
                 service.kill()
         eventually(lambda: not any(map(_runs, pids)), within_s=ENDED_WITHIN_S, what=f"{names} ended")
+
+    def start_service(self, name: str) -> None:
+        """Start a service that was killed, stopped, or has ended; changes nothing for one that runs."""
+        service = self._service(name)
+        if service is not None and not service.is_running():
+            self.mark(f"start {name}")
+            service.start()
 
     def pause(self, name: str) -> None:
         """SIGSTOP: it goes on existing, its connections stay open, and it does nothing."""

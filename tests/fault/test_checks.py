@@ -6,9 +6,18 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.fault.checks import EXACT, Check, longest_silence_s, longest_stall_s, problems_of, recover_s
+from tests.fault.checks import (
+    EXACT,
+    MEMORY_MORE_BYTES_MAX,
+    MIB,
+    Check,
+    longest_silence_s,
+    longest_stall_s,
+    problems_of,
+    recover_s,
+)
 from tests.fault.events import an_event
-from tests.fault.evidence import Evidence, Mark, Sample, StoredEvent, TopicRecord, Totals
+from tests.fault.evidence import Evidence, Held, Mark, Sample, StoredEvent, TopicRecord, Totals
 from tests.fault.ledger import Entry, Outcome, Way
 
 SEED = 3
@@ -30,6 +39,8 @@ def honest() -> Evidence:
         dead_letters={DEAD: "not_json"},
         dead_letter_records={DEAD: "not_json"},
         samples=[Sample(at_s, 10 * at_s, {"m": 10 * at_s}, 10 * at_s) for at_s in range(5)],
+        warm=[Held("gateway", 7, 100, 90 * MIB), Held("worker-0", 8, 200, 200 * MIB, 10 * MIB), Held("kafka", 9, 400, 0)],
+        settled=[Held("gateway", 7, 105, 95 * MIB), Held("worker-0", 8, 230, 400 * MIB, 190 * MIB), Held("kafka", 9, 410, 0)],
     )
     for number, outcome in ((REFUSED, Outcome.REFUSED), (UNKNOWN_STORED, Outcome.UNKNOWN), (UNKNOWN_LOST, Outcome.UNKNOWN)):
         entry = evidence.ledger[number - 1]
@@ -167,6 +178,13 @@ def fall_in_postgres(evidence: Evidence) -> None:
     evidence.samples[3] = evidence.samples[3]._replace(stored=19)
 
 
+def pile_up(evidence: Evidence, name: str, *, handles: int = 0, bytes_: int = 0) -> None:
+    """A process holds so much more at the end."""
+    at = next(number for number, held in enumerate(evidence.settled) if held.name == name)
+    held = evidence.settled[at]
+    evidence.settled[at] = held._replace(handles=held.handles + handles, resident_bytes=held.resident_bytes + bytes_)
+
+
 PLANTED: tuple[tuple[str, Callable[[Evidence], object]], ...] = (
     ("acknowledged_are_in_the_topic", drop_from_topic),
     ("acknowledged_are_counted", drop_from_topic),
@@ -199,6 +217,11 @@ PLANTED: tuple[tuple[str, Callable[[Evidence], object]], ...] = (
     ("answers_never_fall", fall),
     ("stored_never_falls", fall_in_postgres),
     ("all_recovered", lambda evidence: setattr(evidence, "not_drained", "http shows 3 of 4 events")),
+    ("handles_do_not_pile_up", lambda evidence: pile_up(evidence, "gateway", handles=100)),
+    ("handles_do_not_pile_up", lambda evidence: pile_up(evidence, "kafka", handles=100)),
+    ("memory_does_not_pile_up", lambda evidence: pile_up(evidence, "gateway", bytes_=MEMORY_MORE_BYTES_MAX)),
+    ("memory_does_not_pile_up", lambda evidence: pile_up(evidence, "worker-0", bytes_=MEMORY_MORE_BYTES_MAX)),
+    ("no_temporary_file_is_left", lambda evidence: evidence.temporary_files.append("log/worker-0.tmp")),
     ("nothing_unexpected_was_logged", lambda evidence: evidence.error_lines.append("worker-0: [ERROR] oh")),
 )
 
@@ -225,6 +248,13 @@ def test_two_mistakes_that_cancel_out_are_found(honest: Evidence) -> None:
 
 def replace_place(row: StoredEvent, other: StoredEvent) -> StoredEvent:
     return row._replace(partition=other.partition, offset=other.offset)
+
+
+def test_a_process_that_was_started_meanwhile_is_not_compared(honest: Evidence) -> None:
+    """What a new process holds says nothing of the one before it."""
+    pile_up(honest, "worker-0", handles=1_000, bytes_=10 * MEMORY_MORE_BYTES_MAX)
+    honest.settled[1] = honest.settled[1]._replace(pid=80)
+    assert problems_of(honest) == {}
 
 
 # -- figures

@@ -107,6 +107,18 @@ def offsets_outside_the_transaction() -> Iterator[dict[str, Any]]:
     yield {"sink_class": OffsetsFirst}
 
 
+@contextmanager
+def offsets_that_fall() -> Iterator[dict[str, Any]]:
+    """Postgres' offsets are set, not raised, and a sink that begins again reads from the start of the changelogs."""
+    from tests.simulation.postgres import Server, Session
+
+    with (
+        patch.object(Session, "_moved", staticmethod(lambda position, offset: offset)),
+        patch.object(Server, "positions", lambda self: {}),
+    ):
+        yield {}
+
+
 def without_through(key: bytes) -> bytes:
     """Return the key that blocks would have without `through`."""
     return key[:12]
@@ -216,6 +228,7 @@ PLANTS: dict[str, Plant] = {
         through_ignored_by_the_sink,
         through_ignored_by_the_reader,
         offsets_outside_the_transaction,
+        offsets_that_fall,
         key_without_through,
         commit_inside_a_bucket,
         offset_key_that_never_freezes,

@@ -83,6 +83,7 @@ class Session:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         self._before: dict[Any, tuple[int, int]] = {}
+        self._positions_before: dict[Place, int] = {}
         try:
             yield
             self._interrupt("commit")
@@ -110,6 +111,9 @@ class Session:
             now = self.tables.versions[block][0], _count_of(self.tables.cells.get(block, ()))
             if now[0] < through or now[1] < count:
                 self.tables.report(f"postgres: block {block} fell from through {through}, {count} events, to {now}")
+        for place, position in self._positions_before.items():
+            if self.tables.positions[place] < position:
+                self.tables.report(f"postgres: the offset of {place} fell from {position} to {self.tables.positions[place]}")
 
     @contextmanager
     def cursor(self) -> Iterator[Session]:
@@ -168,7 +172,13 @@ class Session:
     def _move_positions(self, values: dict[str, Any]) -> None:
         for topic, partition, offset in zip(values["topics"], values["partitions"], values["offsets"], strict=True):
             place = Place(topic, partition)
-            self._put(self.tables.positions, place, max(self.tables.positions[place], offset))
+            self._positions_before.setdefault(place, self.tables.positions[place])
+            self._put(self.tables.positions, place, self._moved(self.tables.positions[place], offset))
+
+    @staticmethod
+    def _moved(position: int, offset: int) -> int:
+        """Return what `greatest` of the statement says."""
+        return max(position, offset)
 
     def _stored_versions(self, values: dict[str, Any]) -> None:
         blocks = zip(values["partitions"], values["buckets"], values["minutes"], strict=True)

@@ -6,14 +6,14 @@ import gzip
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from urllib.parse import quote_from_bytes
 
-from tests.fault.by_hand import a_request, exchange, next_event, post_event
+from tests.fault.by_hand import a_request, code_of, exchange, next_event, post_event
 from tests.fault.case import Case, Workload
 from tests.fault.checks import EXACT
 from tests.fault.evidence import Evidence
 from tests.fault.ledger import Outcome, Way
+from tests.fault.processes import peak_bytes, resident_bytes
 from tests.fault.stage import GATEWAY, Stage
 
 ROUNDS, ROUNDS_LONG = 10, 200
@@ -66,7 +66,7 @@ REQUESTS: dict[str, tuple[Callable[[bytes], Pieces], set[int]]] = {
 
 
 def inject(stage: Stage) -> None:
-    before_mib = resident_mib(stage, "VmRSS")
+    before_mib = resident_bytes(stage.pid(GATEWAY)) / MIB
     stage.mark("bad requests")
     wrong: list[str] = []
     with ThreadPoolExecutor(AT_ONCE + SLOW_CONNECTIONS) as pool:
@@ -78,7 +78,7 @@ def inject(stage: Stage) -> None:
         for answer in answers:
             answer.result()
     assert not wrong, sorted(set(wrong))
-    grown_mib = resident_mib(stage, "VmHWM") - before_mib
+    grown_mib = peak_bytes(stage.pid(GATEWAY)) / MIB - before_mib
     stage.say(f"the gateway had grown by {grown_mib:.0f} MiB at most, of {before_mib:.0f}")
     assert grown_mib <= GROWN_MIB_MAX, f"the gateway grew by {grown_mib:.0f} MiB"
     assert exchange(stage.gateway_port, [a_request(b"", path="/live", method="GET")], method="GET").status == 200
@@ -92,14 +92,8 @@ def refuse(stage: Stage, name: str, wrong: list[str]) -> None:
     answer = post_event(stage, number=number, value=value, request=pieces_of(value))
     if answer.status not in statuses:
         wrong.append(f"{name}: status {answer.status}, not one of {sorted(statuses)}")
-    elif not answer.code:
+    elif not code_of(answer):
         wrong.append(f"{name}: an answer that is no error in JSON: {answer.body[:100]!r}")
-
-
-def resident_mib(stage: Stage, name: str) -> float:
-    """Return the memory of the gateway, now (VmRSS) or at its peak (VmHWM)."""
-    status = Path(f"/proc/{stage.pid(GATEWAY)}/status").read_text(encoding="ascii")
-    return int(status.partition(f"{name}:")[2].split()[0]) / 1024
 
 
 def others_were_fine(evidence: Evidence) -> Iterator[str]:

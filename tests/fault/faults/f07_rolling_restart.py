@@ -27,7 +27,12 @@ def inject(stage: Stage) -> None:
 
 
 def replays_are_open_buckets(evidence: Evidence) -> Iterator[str]:
-    """Each stop and each start moves partitions at most once, and each move reads at most one bucket of each again."""
+    """Each stop and each start moves each partition at most once, and a move reads at most one bucket of it again.
+
+    Commits are rounded down to the start of a bucket of `BUCKET_OFFSETS` offsets, so whoever takes a partition over reads its
+    open bucket again from there: up to `BUCKET_OFFSETS` - 1 offsets, on the average half of them. A partition that holds less
+    than one bucket is read again from its start at every move.
+    """
     moves = 2 * sum(mark.what.startswith("start ") for mark in evidence.marks)
     allowed = moves * PARTITIONS * BUCKET_OFFSETS
     if evidence.replayed > allowed:

@@ -1,7 +1,11 @@
-"""F10: kill -9 of the broker and its restart: the gateway refuses meanwhile, and nothing acknowledged is gone afterwards."""
+"""F10: kill -9 of the broker and its restart: the gateway refuses meanwhile, and nothing acknowledged is gone afterwards.
+
+Each refusal says when to try again.
+"""
 
 from __future__ import annotations
 
+from tests.fault.by_hand import refused_for_now
 from tests.fault.case import Case
 from tests.fault.ledger import Outcome
 from tests.fault.stage import GATEWAY, KAFKA, Stage, System
@@ -18,6 +22,7 @@ def inject(stage: Stage) -> None:
         stage.sleep(stage.chance.uniform(*(APART_S if number else (1.0, 2.0))))
         refused = refusals(stage)
         stage.kill(KAFKA)
+        refused_for_now(stage)
         stage.wait_until(lambda before=refused: refusals(stage) > before, "the gateway refuses", within_s=REFUSED_WITHIN_S)  # type: ignore[misc]
         stage.wait_until(lambda: not stage.is_ready(GATEWAY), "the gateway is not ready", within_s=REFUSED_WITHIN_S)
         stage.sleep(stage.chance.uniform(*(DOWN_LONG_S if stage.is_long else DOWN_S)))
@@ -30,9 +35,7 @@ def refusals(stage: Stage) -> int:
 
 
 def heal(stage: Stage) -> None:
-    if not stage.kafka.is_running():
-        stage.mark("start kafka")
-        stage.kafka.start()
+    stage.start_service(KAFKA)
 
 
 CASE = Case(

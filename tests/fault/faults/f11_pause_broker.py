@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.fault.case import Case
-from tests.fault.faults.f16_postgres_down import check_memory, resident_bytes
+from tests.fault.faults.f16_postgres_down import check_memory
+from tests.fault.processes import look_at
 from tests.fault.stage import KAFKA, SINKS, Stage
 
 PAUSE_S, PAUSE_LONG_S = 12.0, 30.0
@@ -14,15 +15,14 @@ IN_FLIGHT_S = 1.0
 
 def inject(stage: Stage) -> None:
     stage.sleep(stage.chance.uniform(1.0, 2.0))
-    pid = stage.pid(SINKS)
-    resident = resident_bytes(pid)
+    held = look_at(stage, SINKS)
     stage.pause(KAFKA)
     stage.sleep(IN_FLIGHT_S)
     before = stage.ledger.acknowledged
     stage.sleep((PAUSE_LONG_S if stage.is_long else PAUSE_S) - IN_FLIGHT_S)
     if stage.ledger.acknowledged > before:
         raise AssertionError(f"{stage.ledger.acknowledged - before} events were acknowledged while kafka was paused")
-    check_memory(stage, SINKS, pid, resident)  # kafka-python polls without a pause while its heartbeat is overdue
+    check_memory(stage, held)  # kafka-python polls without a pause while its heartbeat is overdue
     stage.resume(KAFKA)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tests.fault.case import Case, Workload
-from tests.fault.observer import counts_now
+from tests.fault.observer import events_shown
 from tests.fault.stage import GATEWAY, SINKS, Stage, System
 
 PROGRESS_WITHIN_S = 60.0
@@ -43,7 +43,7 @@ def inject(stage: Stage) -> None:
         shown_before = stage.ledger.acknowledged
         stage.sleep(slowness.each_s)
         stage.wait_until(
-            lambda before=shown_before: shown(stage) > before,  # type: ignore[misc]
+            lambda before=shown_before: events_shown(stage.gateway_port) > before,  # type: ignore[misc]
             "an event that was acknowledged while the line was slow is counted",
             within_s=PROGRESS_WITHIN_S,
         )
@@ -59,11 +59,6 @@ def slow_down(stage: Stage, kind: str, slowness: Slowness) -> None:
         stage.kafka_proxy.bandwidth(slowness.bytes_per_s)
     if is_all or kind == "in pieces":
         stage.kafka_proxy.slice(slowness.piece_bytes_max)
-
-
-def shown(stage: Stage) -> int:
-    """Return how many events HTTP shows now."""
-    return sum((counts_now(stage.gateway_port) or {}).values())
 
 
 def heal(stage: Stage) -> None:

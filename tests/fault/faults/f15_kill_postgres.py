@@ -39,9 +39,7 @@ def wait_for_transaction(stage: Stage) -> None:
 
 
 def heal(stage: Stage) -> None:
-    if not stage.postgres.is_running():
-        stage.mark("start postgres")
-        stage.postgres.start()
+    stage.start_service(POSTGRES)
 
 
 def queries_were_answered(evidence: Evidence) -> Iterator[str]:

@@ -8,7 +8,7 @@ import psycopg
 
 from tests.fault.case import Case
 from tests.fault.small_disk import SmallDisk
-from tests.fault.stage import Stage
+from tests.fault.stage import POSTGRES, Stage
 
 SIZE_MIB = 256
 """An empty server takes 60 MiB, and a segment of its log 16."""
@@ -46,9 +46,7 @@ def inject(stage: Stage) -> None:
 def heal(stage: Stage) -> None:
     disk_of(stage).free()
     stage.wait_until(lambda: stage.postgres.is_ready() or not stage.postgres.is_running(), "postgres lives or has ended")
-    if not stage.postgres.is_running():
-        stage.mark("start postgres")
-        stage.postgres.start()
+    stage.start_service(POSTGRES)
 
 
 CASE = Case(

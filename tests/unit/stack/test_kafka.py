@@ -20,6 +20,17 @@ def test_every_listener_is_on_the_loopback_address() -> None:
     assert rendered["controller.quorum.bootstrap.servers"] == "127.0.0.1:9093"
 
 
+def test_who_comes_through_a_proxy_is_told_to_stay_there() -> None:
+    """The further listener has a port of its own and advertises the proxy's; the others are as without it."""
+    text = render_properties(port=9092, controller_port=9093, data=Path("/data"), proxied=(9094, 9095))
+    rendered = dict(line.split("=", 1) for line in text.splitlines())
+    usual = properties()
+    for key, port in (("listeners", 9094), ("advertised.listeners", 9095)):
+        assert rendered[key] == f"{usual[key]},PROXIED://127.0.0.1:{port}"
+    protocols = rendered["listener.security.protocol.map"].split(",")
+    assert "PROXIED:PLAINTEXT" in protocols  # else the broker does not start
+
+
 def test_a_topic_that_nobody_created_does_not_come_into_being() -> None:
     """Faust refuses a table whose changelog was made with other partitions than its source."""
     assert properties()["auto.create.topics.enable"] == "false"
