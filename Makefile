@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 WORKERS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo load test simulate check faults where psql lock clean
+.PHONY: help setup run demo load test simulate check faults bench where psql lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -41,10 +41,13 @@ check: setup ## format, lint, types, import contracts, unit tests
 	@$(PYTHON) -m ruff check --quiet .
 	@$(PYTHON) -m mypy
 	@.venv/bin/lint-imports
-	@exec $(PYTHON) -m pytest -q tests/unit tests/tidy streams tables agents sinks views gateway stack load
+	@exec $(PYTHON) -m pytest -q tests/unit tests/tidy streams tables agents sinks views gateway stack load bench
 
 faults: setup ## the fault matrix, a table of every case. CASE= SEED= LONG=1
 	@exec $(PYTHON) -m tests.fault
+
+bench: setup ## the benchmarks, a table and bench/results/. CASE= RUNS= PEERS=1 SCALE=
+	@CASE='$(CASE)' RUNS='$(RUNS)' PEERS='$(PEERS)' SCALE='$(SCALE)' exec $(PYTHON) -m bench
 
 where: setup ## where an event is. ARGS="--partition P --offset O" or "--user U --time T"
 	@set -a; env="$${TALLY_STACK_HOME:-.tally}/stack.env"; if [ -z "$$TALLY_KAFKA_SERVERS" ] && [ -f "$$env" ]; then \

@@ -38,3 +38,10 @@ async def count(stream: faust.StreamT) -> None:
 async def show_counted(self: faust.web.View, request: faust.web.Request) -> faust.web.Response:
     """Say how many events have been counted."""
     return self.json({"counted": counted})
+
+
+@app.page("/totals")
+async def show_totals(self: faust.web.View, request: faust.web.Request) -> faust.web.Response:
+    """Say what all cells add up to."""
+    values = list(cells.values())
+    return self.json({"count": sum(number for number, _ in values), "price_sum": sum(total for _, total in values)})
