@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -33,6 +34,19 @@ def error_body(code: str, message: str, hint: str | None = None) -> bytes:
     if hint is not None:
         error["hint"] = hint
     return msgspec.json.encode({"error": error})
+
+
+def whole_answer(status: int, headers: Headers, body: bytes = b"") -> bytes:
+    """Return an answer as it goes over the wire, head and body.
+
+    >>> whole_answer(204, [(b"date", b"today")])
+    b'HTTP/1.1 204 No Content\\r\\ndate: today\\r\\n\\r\\n'
+    """
+    head = [b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode("ascii"))]
+    head += [b"%b: %b" % header for header in headers]
+    if body:
+        head.append(b"content-length: %d" % len(body))
+    return b"\r\n".join(head) + b"\r\n\r\n" + body
 
 
 async def answer(send: Send, status: int, body: bytes, headers: Headers | None = None) -> None:

@@ -17,7 +17,6 @@ from gateway.answers import CLOSE, Receive, Scope, Send, answer_error, error_bod
 from gateway.health import JSON, Health
 from gateway.intake import Intake
 from gateway.queries import Queries
-from gateway.request_log import LoggedRequests
 from gateway.user_tags import UserTags
 from gateway.workers import Workers
 from streams.metrics import GatewayMetrics
@@ -42,11 +41,11 @@ class App:
     """The ASGI application."""
 
     def __init__(self, intake: Intake, workers: Workers, metrics: GatewayMetrics, settings: Settings) -> None:
-        self._user_tags = UserTags(USER_TAGS, intake, metrics, settings)
+        self.user_tags = UserTags(USER_TAGS, intake, metrics, settings)
         health = Health(intake, workers, metrics)
         self._rest = Starlette(
             routes=[
-                Route(user_tags.PATH, self._user_tags, methods=["POST"]),
+                Route(user_tags.PATH, self.user_tags, methods=["POST"]),
                 Route("/user_profiles/{cookie:any_text}", Queries("user_profiles", workers, metrics, settings), methods=QUERY),
                 Route("/aggregates", Queries("aggregates", workers, metrics, settings), methods=QUERY),
                 Route("/event", Queries("event", workers, metrics, settings), methods=QUERY),
@@ -62,7 +61,7 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if scope["path"] == user_tags.PATH and scope["method"] == "POST":
-                await self._user_tags(scope, receive, send)
+                await self.user_tags(scope, receive, send)
             else:
                 await self._rest(scope, receive, send)
         except Exception as error:  # The one place that keeps a bug from the client's eyes.
@@ -71,12 +70,6 @@ class App:
 
 
 QUERY = ("GET", "POST")
-
-
-def build_app(intake: Intake, workers: Workers, metrics: GatewayMetrics, settings: Settings) -> App | LoggedRequests:
-    """Return the application, with a log line a request when the settings ask for it."""
-    app = App(intake, workers, metrics, settings)
-    return LoggedRequests(app, settings.log) if settings.log.requests else app
 
 
 async def answer_http_error(request: Request, error: Exception) -> Response:

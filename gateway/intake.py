@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -60,19 +61,21 @@ UNKNOWN = Refusal(
 
 Fate = Refusal | None
 """None: stored."""
+Tell = Callable[[Fate], None]
+"""Takes an event's fate; called once, and must not raise."""
 
 
 class Batch:
     """Events of one partition that are sent, and acknowledged, together."""
 
-    __slots__ = ("builder", "bytes", "expiry", "futures", "handed_over", "lane", "sent_s", "settled")
+    __slots__ = ("builder", "bytes", "expiry", "handed_over", "lane", "sent_s", "settled", "tells")
 
     def __init__(self, builder: BatchBuilder, lane: Lane) -> None:
         self.builder = builder
         self.lane = lane
         self.sent_s = 0.0
         self.bytes = 0
-        self.futures: list[asyncio.Future[Fate]] = []
+        self.tells: list[Tell] = []
         self.expiry: asyncio.TimerHandle | None = None
         self.handed_over = False
         self.settled = False
@@ -84,9 +87,11 @@ class Batch:
         self.settled = True
         if self.expiry is not None:
             self.expiry.cancel()
-        for future in self.futures:
-            if not future.done():  # A request that was given up has cancelled its own.
-                future.set_result(fate)
+        for tell in self.tells:
+            try:
+                tell(fate)
+            except Exception:  # One request's bug must not keep the others from their answers.
+                log.exception("an event's fate could not be told")
 
 
 class Lane:
@@ -166,15 +171,20 @@ class Intake:
         self._stored = metrics.events.labels("acknowledged")
         metrics.waiting.set_function(lambda: self._waiting)
 
-    def append(self, key: bytes, value: bytes) -> asyncio.Future[Fate]:
-        """Return a future of the fate of one event; it never raises, and ends within the acknowledge time limit."""
-        future: asyncio.Future[Fate] = self._loop.create_future()
+    def append(self, key: bytes, value: bytes, tell: Tell) -> None:
+        """Take one event; *tell* is called with its fate, at once or within the acknowledge time limit."""
         if self._waiting >= self._waiting_max or self._waiting_bytes >= WAITING_BYTES_MAX:
-            self._refuse(future, TOO_MANY_WAITING)
+            self._refuse(tell, TOO_MANY_WAITING)
         elif self._refusal is not None:
-            self._refuse(future, self._refusal)
+            self._refuse(tell, self._refusal)
         else:
-            self._append(self._lanes[partition_of(key, self._partitions)], key, value, future)
+            self._append(self._lanes[partition_of(key, self._partitions)], key, value, tell)
+
+    def fate_of(self, key: bytes, value: bytes) -> asyncio.Future[Fate]:
+        """Take one event and return a future of its fate, which never raises."""
+        future: asyncio.Future[Fate] = self._loop.create_future()
+        # A request that was given up has cancelled its own.
+        self.append(key, value, lambda fate: None if future.done() else future.set_result(fate))
         return future
 
     def why_not_ready(self) -> str | None:
@@ -211,13 +221,13 @@ class Intake:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         self._give_up()
 
-    def _append(self, lane: Lane, key: bytes, value: bytes, future: asyncio.Future[Fate]) -> None:
+    def _append(self, lane: Lane, key: bytes, value: bytes, tell: Tell) -> None:
         batch = lane.open or self._open(lane)
         if batch.builder.append(timestamp=None, key=key, value=value) is None:
             lane.close_open()
             batch = self._open(lane)
             batch.builder.append(timestamp=None, key=key, value=value)  # A batch's first record fits, however large.
-        batch.futures.append(future)
+        batch.tells.append(tell)
         size_bytes = len(key) + len(value)
         batch.bytes += size_bytes
         self._waiting += 1
@@ -238,9 +248,9 @@ class Intake:
         for lane in self._lanes:
             lane.send_open()
 
-    def _refuse(self, future: asyncio.Future[Fate], refusal: Refusal) -> None:
+    def _refuse(self, tell: Tell, refusal: Refusal) -> None:
         self._metrics.events.labels("failed").inc()
-        future.set_result(refusal)
+        tell(refusal)
 
     async def _connect(self) -> Connection:
         told = False
@@ -319,7 +329,7 @@ class Intake:
             self._release(batch, UNKNOWN)
             return self._break(error)
         self._alive()
-        count = len(batch.futures)
+        count = len(batch.tells)
         self._metrics.batch_events.observe(count)
         self._metrics.acknowledge_seconds.observe(self._answered_s - batch.sent_s)
         if not batch.settled:
@@ -337,7 +347,7 @@ class Intake:
             log.warning("kafka did not acknowledge within %s s", self._acknowledge_timeout_s, extra={"topic": self._topic})
             self._refusal = STALLED
         if batch.handed_over:
-            self._metrics.events.labels("failed").inc(len(batch.futures))
+            self._metrics.events.labels("failed").inc(len(batch.tells))
             batch.settle(UNKNOWN)
             return
         batch.lane.drop(batch)
@@ -346,10 +356,10 @@ class Intake:
     def _release(self, batch: Batch, fate: Fate) -> None:
         """Settle a batch and take it off the count of what waits."""
         if fate is not None and not batch.settled:
-            self._metrics.events.labels("failed").inc(len(batch.futures))
+            self._metrics.events.labels("failed").inc(len(batch.tells))
         batch.settle(fate)
         self._handed_over.pop(batch, None)
-        self._waiting -= len(batch.futures)
+        self._waiting -= len(batch.tells)
         self._waiting_bytes -= batch.bytes
         if not self._waiting:
             self._idle.set()

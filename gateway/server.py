@@ -9,13 +9,14 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.answers import error_body
-from gateway.app import build_app
+from gateway.app import App
 from gateway.intake import Intake
+from gateway.protocol import Protocol
+from gateway.request_log import LoggedRequests
 from gateway.workers import Workers
 from streams.errors import SettingsError
 from streams.metrics import GatewayMetrics
@@ -33,16 +34,6 @@ ANSWER_GRACE_S = 2.0
 SHUTDOWN_TIMEOUT_S = 5
 GC_THRESHOLD = 50_000
 """Requests make no cycles worth the default of 700 objects."""
-
-
-class Protocol(HttpToolsProtocol):
-    """HTTP as uvicorn reads it; what is no HTTP is refused in JSON too."""
-
-    def send_400_response(self, msg: str) -> None:
-        body = error_body("not_http", "the request is not valid HTTP", "percent-encode the path and the query")
-        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        self.transport.write(head.encode("ascii") + b"connection: close\r\n\r\n" + body)
-        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -82,7 +73,7 @@ async def serve(settings: Settings) -> None:
     metrics = GatewayMetrics()
     intake = Intake(USER_TAGS, settings, metrics)
     workers = Workers(settings)
-    server = Server(_config(build_app(intake, workers, metrics, settings)), intake)
+    server = Server(_config(App(intake, workers, metrics, settings), settings), intake)
     async with _running(server, intake, workers):
         log.info("gateway listens", extra={"url": f"http://{settings.gateway.host}:{settings.gateway.port}"})
         gc.collect()
@@ -131,10 +122,11 @@ async def _running(server: Server, intake: Intake, workers: Workers) -> AsyncIte
             raise error
 
 
-def _config(app: object) -> uvicorn.Config:
+def _config(app: App, settings: Settings) -> uvicorn.Config:
+    logged = settings.log.requests
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        http=Protocol,
+        LoggedRequests(app, settings.log) if logged else app,
+        http=partial(Protocol, user_tags=None if logged else app.user_tags),  # type: ignore[arg-type] # any maker will do
         ws="none",
         interface="asgi3",
         lifespan="off",

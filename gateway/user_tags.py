@@ -9,7 +9,7 @@ from time import perf_counter
 
 from gateway.answers import CLOSE, END, NO_CONTENT, Headers, Message, Receive, Scope, Send, answer_error, error_body
 from gateway.bodies import BODY_TIMEOUT_S, BodyTooLargeError, read_body
-from gateway.intake import Intake
+from gateway.intake import Intake, Tell
 from streams.codecs import EVENT_BYTES_MAX, Codec
 from streams.errors import InvalidEventError
 from streams.metrics import GatewayMetrics
@@ -31,7 +31,7 @@ class UserTags:
         self._key_of = codec.key_of
         self._intake = intake
         self._metrics = metrics
-        self._body_bytes_max = min(
+        self.body_bytes_max = min(
             settings.gateway.body_bytes_max, EVENT_BYTES_MAX, settings.topics.record_bytes_max - RECORD_OVERHEAD_BYTES
         )
         self._no_content = metrics.requests.labels(ROUTE, "204").inc
@@ -43,7 +43,7 @@ class UserTags:
         raw = message.get("body")
         if raw is None:  # The client has gone.
             return None
-        if message["more_body"] or len(raw) > self._body_bytes_max:
+        if message["more_body"] or len(raw) > self.body_bytes_max:
             raw = await self._read_rest(scope, receive, send, message)
             if raw is None:
                 return None
@@ -51,20 +51,37 @@ class UserTags:
             event, _ = self._decode(raw)
         except InvalidEventError as error:
             return await self._refuse(send, error)
-        fate = await self._intake.append(self._key_of(event).encode(), raw)
+        fate = await self._intake.fate_of(self._key_of(event).encode(), raw)
         if fate is not None:
             return await self._error(send, 503, fate)
-        self._no_content()
-        self._observe(perf_counter() - started_s)
+        self.count_stored(perf_counter() - started_s)
         await send(NO_CONTENT)
         return await send(END)
+
+    def append(self, raw: bytes, tell: Tell) -> bool:
+        """Append an event whose fate goes to *tell*; False, and nothing done, when it is not right or not plainly so."""
+        try:
+            event, _ = self._decode(raw)
+        except InvalidEventError:
+            return False
+        self._intake.append(self._key_of(event).encode(), raw, tell)
+        return True
+
+    def count_stored(self, seconds: float) -> None:
+        """Count a request whose event is stored, *seconds* after it came."""
+        self._no_content()
+        self._observe(seconds)
+
+    def count(self, status: int) -> None:
+        """Count a request that was answered *status*."""
+        self._metrics.requests.labels(ROUTE, str(status)).inc()
 
     async def _read_rest(self, scope: Scope, receive: Receive, send: Send, first: Message) -> bytes | None:
         """Return the whole body, or answer why not and return None."""
         try:
-            return await read_body(scope, receive, first, bytes_max=self._body_bytes_max)
+            return await read_body(scope, receive, first, bytes_max=self.body_bytes_max)
         except BodyTooLargeError as error:
-            text = f"the body has more than {self._body_bytes_max} bytes"
+            text = f"the body has more than {self.body_bytes_max} bytes"
             close = [] if error.read_to_end else [CLOSE]
             await self._error(send, 413, ("body_too_large", text), close)
         except TimeoutError:
@@ -78,5 +95,5 @@ class UserTags:
         await self._error(send, 400, (error.reason.value, error.detail))
 
     async def _error(self, send: Send, status: int, error: tuple[str, str], headers: Headers | None = None) -> None:
-        self._metrics.requests.labels(ROUTE, str(status)).inc()
+        self.count(status)
         await answer_error(send, status, error_body(*error), headers)

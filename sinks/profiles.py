@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 from itertools import groupby
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
 
-from sinks.copy_text import copy, copy_isolated, name_error, render_line
+from sinks.copy_text import copy, copy_isolated, name_error, render_lines
 from sinks.days import DayPartitions
 from sinks.queries import column_names, query, table_name
 from sinks.writers import DeadLetter, Pending, Place, Record, Written, unreadable
@@ -106,7 +106,7 @@ class RowWriter:
         cursor.executemany(self._delete, ranges)
         written.counts[self.stream.events_sql, "deleted"] = max(cursor.rowcount, 0)
         rows = list(distinct(spans))
-        lines = [self._render(span, row) for span, row in rows]
+        lines = render_lines([values_of(span, row) for span, row in rows])
         if isolate:
             self._write_isolated(cursor, rows, lines, written)
         else:
@@ -120,15 +120,17 @@ class RowWriter:
             written.counts[self.stream.events_sql, "refused"] += 1
             written.refused.append(self._refuse(span, row, error))
 
-    def _render(self, span: Span, row: Row) -> str:
-        instant = row.time if len(row.time) == CANONICAL_LENGTH else format_instant(row.at_ms)
-        return render_line((span.day, span.partition, row.offset, row.user, instant, row.kind, *row.kept))
-
     def _refuse(self, span: Span, row: Row, error: psycopg.Error) -> DeadLetter:
         """Return a row as the event it was, under the position of the event."""
         event = msgspec.json.encode(self._codec.event_of(row))
         place = (self.stream.topic, span.partition, row.offset)
         return DeadLetter(*place, Reason.REFUSED_BY_POSTGRES, name_error(error), row.user.encode(), event)
+
+
+def values_of(span: Span, row: Row) -> tuple[Any, ...]:
+    """Return a row's values, in the order of the columns; the time to the millisecond, however the event wrote it."""
+    instant = row.time if len(row.time) == CANONICAL_LENGTH else format_instant(row.at_ms)
+    return span.day, span.partition, row.offset, row.user, instant, row.kind, *row.kept
 
 
 def event_columns(stream: Stream) -> tuple[str, ...]:

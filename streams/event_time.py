@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 
 SECOND_TEXT_LENGTH = 19
 MINUTE_MS = 60_000
 CANONICAL_LENGTH = len("2022-03-22T12:15:00.000Z")
 SECONDS_REMEMBERED_MAX = 100_000
+SECONDS_FORMATTED_MAX = 4_096
 
 _FORM = "not of the form YYYY-MM-DDTHH:MM:SS[.fff]Z"
 _SECOND = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)", re.ASCII)
@@ -74,7 +76,12 @@ def format_instant(at_ms: int) -> str:
     '2022-03-01T00:00:01.500Z'
     """
     seconds, milliseconds = divmod(at_ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
+    return f"{_second_text(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=SECONDS_FORMATTED_MAX)
+def _second_text(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def format_minute(minute: int) -> str:

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sinks.copy_text import NULL, REFUSED_LINES_MAX, bisect_refused, lines_of, render_block, render_line, render_minute
+from sinks.copy_text import (
+    NULL,
+    REFUSED_LINES_MAX,
+    bisect_refused,
+    lines_of,
+    render_block,
+    render_line,
+    render_lines,
+    render_minute,
+)
 from streams.errors import DeadLetterLimitError
 from tables.blocks import decode_block, encode_block, pack
 
@@ -36,6 +45,12 @@ def test_parsing_inverts_rendering_of_a_line(values: list[Any]) -> None:
     line = render_line(values)
     assert line.count("\n") == 1
     assert parse_line(line) == [None if value is None else str(value) for value in values]
+
+
+@given(st.lists(st.tuples(st.none() | HOSTILE, HOSTILE | st.integers(), st.just("usual")), max_size=4))
+def test_lines_together_are_those_of_each_row(rows: list[tuple[Any, ...]]) -> None:
+    """One hostile value among many usual ones must not slip through."""
+    assert render_lines(rows) == [render_line(row) for row in rows]
 
 
 @given(st.dictionaries(st.tuples(HOSTILE, HOSTILE), st.tuples(st.integers(1, 4096), st.integers(-(2**31), 2**31)), min_size=1))
