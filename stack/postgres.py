@@ -96,6 +96,11 @@ class LocalPostgres(LocalService):
         self._binaries = self._reachable(find_binaries("initdb", "postgres"))
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
+        elif not self._password_file.exists():  # for root the data lie elsewhere, and outlive a folder removed by hand
+            raise StackError(
+                f"the data of Postgres in {self.place} have lost their password with {self.home}; "
+                f"to begin anew: rm -r {self.place}"
+            )
         self._check_version()
         self._choose_port()
 

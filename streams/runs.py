@@ -20,8 +20,11 @@ from streams.topics import STREAMS
 
 RUN_RECORDS_MAX = 1024
 """What is folded between two awaits: about 3 ms, because the views share the loop."""
-FETCH_WAIT_MS = 100
+FETCH_WAIT_MS = 50
 """Faust fixes 1,500: one long poll that covers only idle partitions then holds up every other of that broker."""
+FETCH_BYTES_MIN = 65_536
+"""What a fetch waits for, no longer than that. A delivery costs about 2 ms however few records it has, and producers with many
+small batches would make hundreds a second: two thirds of a core at 1,000 events/s, where 50 ms later nobody sees a difference."""
 PREFETCH_BACKOFF_S = 0.005
 _value_of = attrgetter("value")
 BATCH_TOPICS: set[str] = {stream.topic for stream in STREAMS}
@@ -107,7 +110,12 @@ class Fetcher(aiokafka_fetcher.Fetcher):
     """aiokafka's fetcher with a short wait, and blind to transactions that were not committed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.update(fetch_max_wait_ms=FETCH_WAIT_MS, prefetch_backoff=PREFETCH_BACKOFF_S, isolation_level="read_committed")
+        kwargs.update(
+            fetch_min_bytes=FETCH_BYTES_MIN,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            prefetch_backoff=PREFETCH_BACKOFF_S,
+            isolation_level="read_committed",
+        )
         super().__init__(*args, **kwargs)
 
 

@@ -154,6 +154,7 @@ def test_the_fetcher_waits_shortly_and_never_shows_what_was_not_committed(monkey
     monkeypatch.setattr(Fetcher, "__del__", lambda self: None, raising=False)
     Fetcher(None, None, fetch_max_wait_ms=1500, isolation_level="read_uncommitted")
     assert seen == {
+        "fetch_min_bytes": runs.FETCH_BYTES_MIN,
         "fetch_max_wait_ms": runs.FETCH_WAIT_MS,
         "prefetch_backoff": runs.PREFETCH_BACKOFF_S,
         "isolation_level": "read_committed",
