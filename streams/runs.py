@@ -24,7 +24,7 @@ FETCH_WAIT_MS = 50
 """Faust fixes 1,500: one long poll that covers only idle partitions then holds up every other of that broker."""
 FETCH_BYTES_MIN = 65_536
 """What a fetch waits for, no longer than that. A delivery costs about 2 ms however few records it has, and producers with many
-small batches would make hundreds a second: two thirds of a core at 1,000 events/s, where 50 ms later nobody sees a difference."""
+small batches would make hundreds a second: two thirds of a core at 1,000 events/s. Nobody sees that it counts 50 ms later."""
 PREFETCH_BACKOFF_S = 0.005
 _value_of = attrgetter("value")
 BATCH_TOPICS: set[str] = {stream.topic for stream in STREAMS}
