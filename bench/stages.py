@@ -128,7 +128,7 @@ class _Work:
     def __init__(self, costs: Costs, tables: StreamTables) -> None:
         codec = Codec(USER_TAGS)
         self._costs, self._tables = costs, tables
-        self._fast = codec.fast
+        self._decode_run = codec.decode_run
         self._alone, self._both = Folding(Fold(codec, None)), Folding(Fold(codec, RowCodec(USER_TAGS)))
 
     def count(self, raw: bytes) -> None:
@@ -147,7 +147,7 @@ class _Work:
 
     def _decode(self, runs: Iterable[Run]) -> None:
         for run in runs:
-            list(map(self._fast, run.values))  # type: ignore[arg-type]
+            self._decode_run(run.values, run.base)
 
 
 def _row_store(tables: StreamTables) -> Store:
