@@ -16,8 +16,9 @@ from streams.errors import SettingsError
 from streams.settings import Settings, Worker
 from streams.topics import APP_ID, Stream
 
-POLL_RUNS_MAX = 16
-"""Runs of one poll over all partitions, and records of a changelog when recovering."""
+POLL_RUNS_MAX = 4
+"""Runs of one poll over all partitions, and records of a changelog when recovering. What is in flight stays in the processor's
+caches: with 16, counting costs a tenth more and a worker takes 100 MiB more."""
 FETCH_BYTES_MAX = 1 << 20
 QUEUE_BATCHES_MAX = 4
 REQUEST_BYTES_MAX = 32 << 20
