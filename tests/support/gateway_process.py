@@ -28,7 +28,7 @@ TOPIC = USER_TAGS.topic
 PARTITIONS = 4
 BODY_BYTES_MAX = 2_048
 ACKNOWLEDGE_TIMEOUT_S = 2.0
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 Record = tuple[int, bytes | None, bytes | None]
 """Partition, key, value."""
