@@ -62,8 +62,8 @@ class ProcessState:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether it neither runs nor is about to."""
-        return self.state in ("STOPPED", "EXITED", "FATAL", "UNKNOWN")
+        """Whether it neither runs nor is about to; one that has ended by itself is about to."""
+        return self.state in ("STOPPED", "FATAL", "UNKNOWN")
 
 
 def render_config(home: StackHome, programs: Sequence[Program]) -> str:
@@ -167,17 +167,19 @@ class Manager:
         }
 
     def stop_processes(self, names: Sequence[str]) -> None:
-        """Stop the programs *names* together and wait until they are gone; supervisord kills one that takes too long."""
-        states = self.states()
-        for name in names:
-            if name in states and not states[name].is_stopped:
-                with suppress(xmlrpc.client.Fault):  # it ended meanwhile
-                    self._ask("stopProcess", name, False)
+        """Stop the programs *names* together and wait until they are gone; supervisord kills one that takes too long.
+
+        One that keeps ending is asked again and again: while it is between two lives supervisord cannot stop it.
+        """
         deadline_s = SYSTEM_CLOCK.monotonic_s() + STOP_WAIT_S + STOP_GRACE_S
         while SYSTEM_CLOCK.monotonic_s() < deadline_s:
             states = self.states()
-            if all(states[name].is_stopped for name in names if name in states):
+            running = [name for name in names if name in states and not states[name].is_stopped]
+            if not running:
                 return
+            for name in running:
+                with suppress(xmlrpc.client.Fault):  # it has ended meanwhile, or is being stopped
+                    self._ask("stopProcess", name, False)
             time.sleep(POLL_INTERVAL_S)
 
     def shut_down(self) -> None:

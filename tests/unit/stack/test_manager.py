@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 import signal
+import xmlrpc.client
 from pathlib import Path
+from typing import Any
 
 from supervisor.options import UnhosedConfigParser
+from supervisor.xmlrpc import Faults
 
 from stack.home import StackHome
-from stack.manager import ProcessState, Program, render_config
+from stack.manager import Manager, ProcessState, Program, render_config
 
 HOME = StackHome(Path("/srv/50% full/tally"))
 PROGRAM = Program(
@@ -61,4 +64,32 @@ def test_only_the_owner_may_ask_the_manager() -> None:
 def test_process_on_its_way_back_does_not_count_as_stopped() -> None:
     """Else the stop order would pass over it and it would come up behind."""
     assert not ProcessState(0, "BACKOFF", 1).is_stopped
-    assert ProcessState(0, "EXITED", 0).is_stopped
+    assert not ProcessState(0, "EXITED", 70).is_stopped
+    assert ProcessState(0, "STOPPED", 0).is_stopped
+
+
+class Between(Manager):
+    """A manager whose supervisord has one program, which ends just when it is to be stopped."""
+
+    def __init__(self) -> None:
+        super().__init__(HOME)
+        self.lives = ["EXITED", "STARTING"]
+        self.refused = 0
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        if method == "getAllProcessInfo":
+            return [{"name": "ends", "pid": 0, "statename": self.lives[0], "exitstatus": 70}]
+        assert (method, *arguments) == ("stopProcess", "ends", False)
+        if self.lives[0] == "EXITED":
+            self.refused += 1
+            self.lives.pop(0)
+            raise xmlrpc.client.Fault(Faults.NOT_RUNNING, "NOT_RUNNING: ends")
+        self.lives[0] = "STOPPED"
+        return True
+
+
+def test_process_between_two_lives_is_stopped_in_its_next_one() -> None:
+    """B3: a worker at the limit of dead letters keeps ending; supervisord refuses to stop what does not run."""
+    manager = Between()
+    manager.stop_processes(["ends"])
+    assert (manager.refused, manager.lives) == (1, ["STOPPED"])
