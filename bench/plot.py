@@ -62,7 +62,7 @@ def svg(bars: Sequence[Bar], *, note: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="CPU time of an event">',
         f"<style>{STYLE}</style>",
         '<text class="title" x="12" y="24">CPU time of one event, µs; less is better</text>',
-        '<text class="quiet" x="12" y="42">logarithmic, a line is ten times the last; all threads, without the broker</text>',
+        '<text class="quiet" x="12" y="42">others count aggregates alone; logarithmic, a line is ten times the last; all threads, without the broker</text>',
         *(_grid_line(power, powers[-1], height) for power in powers),
         *(_bar(index, bar, powers[-1]) for index, bar in enumerate(bars)),
         f'<text class="quiet" x="12" y="{height - 10}">{escape(note)}</text>',
