@@ -70,7 +70,11 @@ def on_its_way(stage: Stage) -> list[Caught]:
 
 
 def was_applied(stage: Stage, commit: Caught) -> bool:
-    """Say whether a transaction ended in a commit, and check that its offsets moved with it."""
+    """Say whether a transaction ended in a commit that moved offsets.
+
+    One that moved none is the second try of a batch whose first commit was applied: it has locked the offsets, found them
+    taken, and written nothing. Whether that is so for every row is what the comparison at the end says.
+    """
     with psycopg.connect(stage.postgres.dsn, autocommit=True) as connection:
 
         def fate() -> str:
@@ -80,9 +84,7 @@ def was_applied(stage: Stage, commit: Caught) -> bool:
         stage.wait_until(fate, "the transaction has ended", within_s=ENDED_WITHIN_S)
         if fate() != "committed":
             return False
-        moved = {place for place, offset in offsets_of(connection).items() if offset > commit.offsets.get(place, 0)}
-    assert moved, f"the transaction {commit.transaction} was committed without its offsets"
-    return True
+        return any(offset > commit.offsets.get(place, 0) for place, offset in offsets_of(connection).items())
 
 
 def offsets_of(connection: psycopg.Connection) -> Offsets:
