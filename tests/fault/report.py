@@ -31,6 +31,7 @@ def _row_of(result: Result) -> tuple[str, ...]:
 
 
 def last_line(results: Sequence[Result], *, skipped: int = 0) -> str:
-    """Return how many cases were run, how many of them were exact, and how many were skipped, if any."""
+    """Return how many cases were run and how many of them were exact; how many at a second try or skipped, if any."""
     line = f"{len(results)} cases, {sum(result.is_exact for result in results)} exact"
-    return f"{line}, {skipped} skipped" if skipped else line
+    again = sum(result.tries > 1 for result in results)
+    return line + (f", {again} run twice" if again else "") + (f", {skipped} skipped" if skipped else "")

@@ -34,6 +34,7 @@ SENT_WITHIN_S = 1_200.0
 TAIL_S = 1.5
 """The load goes on for so long after the heal: what comes now must be taken like what came before."""
 QUIET_S = 1.0
+CRASHED = "crashed"
 POLL_S = 0.25
 SETTLED_WITHIN_S = 15.0
 """Connections of those that were cut off, or have ended, are closed by then."""
@@ -45,6 +46,7 @@ class Result:
 
     Attributes:
         problems: what each check found; `crashed` holds what ended the case early.
+        tries: 2 for one that was run again, because its first try ended early.
         home: its folder, kept when something is wrong.
     """
 
@@ -59,10 +61,16 @@ class Result:
     took_s: float = 0.0
     problems: Mapping[str, Sequence[str]] = field(default_factory=dict)
     home: Path | None = None
+    tries: int = 1
 
     @property
     def is_exact(self) -> bool:
         return not self.problems
+
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether the case ended before anything was compared."""
+        return set(self.problems) == {CRASHED}
 
 
 def run_case(case: Case, *, seed: int, is_long: bool, say: Say, keep: bool = False) -> Result:
@@ -83,7 +91,7 @@ def run_case(case: Case, *, seed: int, is_long: bool, say: Say, keep: bool = Fal
     try:
         _run_and_close(case, stage, result)
     except Exception as error:  # noqa: BLE001 - a case that cannot be run is one that is not exact; the next one can
-        result.problems = {**result.problems, "crashed": [f"{type(error).__name__}: {error}"]}
+        result.problems = {**result.problems, CRASHED: [f"{type(error).__name__}: {error}"]}
     except BaseException:
         stage.remove()
         raise
