@@ -20,6 +20,7 @@ TOP = 62
 BOTTOM = 40
 VALUE_ROOM = 70
 LEAST_US = 1.0
+SUBTITLE = "others count aggregates alone; logarithmic, a line is ten times the last; all threads, without the broker"
 STYLE = """\
 text { font: 13px system-ui, sans-serif; fill: #1f2328; }
 .title { font-size: 15px; font-weight: 600; }
@@ -62,7 +63,7 @@ def svg(bars: Sequence[Bar], *, note: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="CPU time of an event">',
         f"<style>{STYLE}</style>",
         '<text class="title" x="12" y="24">CPU time of one event, µs; less is better</text>',
-        '<text class="quiet" x="12" y="42">others count aggregates alone; logarithmic, a line is ten times the last; all threads, without the broker</text>',
+        f'<text class="quiet" x="12" y="42">{SUBTITLE}</text>',
         *(_grid_line(power, powers[-1], height) for power in powers),
         *(_bar(index, bar, powers[-1]) for index, bar in enumerate(bars)),
         f'<text class="quiet" x="12" y="{height - 10}">{escape(note)}</text>',
