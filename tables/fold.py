@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from streams.codecs import FAST_ERRORS, Codec, Decoded, fields_of
 from streams.errors import InvalidEventError, Reason
 from streams.event_time import MINUTE_MS
-from tables.blocks import Cells, Dimensions, pack
+from tables.blocks import Cells, pack
 from tables.profiles import RowCodec
 
 
@@ -71,16 +71,10 @@ class Fold:
     def _count(self, decoded: Decoded, minutes: dict[int, Cells]) -> None:
         keys = map(self._dimensions_of, decoded.events)
         weights = map(add, map(self._sums_of, decoded.events), repeat(self._one))
-        first = min(decoded.at_ms) // MINUTE_MS
-        if first == max(decoded.at_ms) // MINUTE_MS:  # as nearly all runs
-            add_to(minutes.setdefault(first, {}), keys, weights)
-            return
-        for at_ms, key, weight in zip(decoded.at_ms, keys, weights, strict=True):
-            add_to(minutes.setdefault(at_ms // MINUTE_MS, {}), (key,), (weight,))
-
-
-def add_to(cells: Cells, keys: Iterable[Dimensions], weights: Iterable[int]) -> None:
-    """Add packed counts and sums to their cells, new ones in the order of first appearance."""
-    held = cells.get
-    for key, weight in zip(keys, weights, strict=True):
-        cells[key] = held(key, 0) + weight
+        first, last = min(decoded.at_ms) // MINUTE_MS, max(decoded.at_ms) // MINUTE_MS
+        if first == last:  # as in nearly all runs
+            places: Iterable[Cells] = repeat(minutes.setdefault(first, {}), len(decoded.events))
+        else:
+            places = [minutes.setdefault(at_ms // MINUTE_MS, {}) for at_ms in decoded.at_ms]
+        for cells, key, weight in zip(places, keys, weights, strict=True):
+            cells[key] = cells.get(key, 0) + weight

@@ -35,6 +35,8 @@ TAIL_S = 1.5
 """The load goes on for so long after the heal: what comes now must be taken like what came before."""
 QUIET_S = 1.0
 CRASHED = "crashed"
+"""The case could not be run to its end, for a reason that it does not assert."""
+FAILED = "failed"
 POLL_S = 0.25
 SETTLED_WITHIN_S = 15.0
 """Connections of those that were cut off, or have ended, are closed by then."""
@@ -45,7 +47,7 @@ class Result:
     """One row of the table.
 
     Attributes:
-        problems: what each check found; `crashed` holds what ended the case early.
+        problems: what each check found; `failed` and `crashed` hold what ended the case early.
         tries: 2 for one that was run again, because its first try ended early.
         home: its folder, kept when something is wrong.
     """
@@ -69,7 +71,7 @@ class Result:
 
     @property
     def shows_nothing(self) -> bool:
-        """Whether the case ended before anything was compared."""
+        """Whether the case ended before anything was compared, and not by what it asserts itself."""
         return set(self.problems) == {CRASHED}
 
 
@@ -90,6 +92,8 @@ def run_case(case: Case, *, seed: int, is_long: bool, say: Say, keep: bool = Fal
     result = Result(case, home=home)
     try:
         _run_and_close(case, stage, result)
+    except AssertionError as error:
+        result.problems = {**result.problems, FAILED: [str(error)]}
     except Exception as error:  # noqa: BLE001 - a case that cannot be run is one that is not exact; the next one can
         result.problems = {**result.problems, CRASHED: [f"{type(error).__name__}: {error}"]}
     except BaseException:
