@@ -1,4 +1,7 @@
-"""Make `.venv` what `requirements.lock` says; done already: 50 ms. Runs on a bare Python, before anything is installed."""
+"""Make `.venv` what `requirements.lock` says, with `--dev` what `requirements-dev.lock` says, which holds the other.
+
+Done already: 50 ms. Runs on a bare Python, before anything is installed.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
+DEV_LOCK = ROOT / "requirements-dev.lock"
+DEV = "--dev"
 STAMP = VENV / ".tally-stamp"
 LOG = VENV / "setup.log"
 UV = "uv==0.13.9"
@@ -24,16 +29,17 @@ class SetupError(Exception):
     """The environment cannot be made; the message is for the user."""
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Set the environment up, one process at a time; return the exit status."""
+    wanted = DEV_LOCK if DEV in arguments else LOCK
     try:
         if sys.version_info < PYTHON_MIN:
             raise SetupError(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
         VENV.mkdir(exist_ok=True)
         with (VENV / ".tally-lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # `make test` beside `make run` waits for the first of them here
-            if not _is_done():
-                _set_up()
+            if not (_is_done(wanted) or _is_done(DEV_LOCK)):
+                _set_up(wanted)
     except SetupError as error:
         return _fail(str(error))
     except OSError as error:
@@ -43,19 +49,19 @@ def main() -> int:
     return 0
 
 
-def _is_done() -> bool:
+def _is_done(lock: Path) -> bool:
     try:
-        return STAMP.read_text(encoding="ascii") == _stamp() and (VENV / "bin" / "python").exists()
+        return STAMP.read_text(encoding="ascii") == _stamp(lock) and (VENV / "bin" / "python").exists()
     except OSError:
         return False
 
 
-def _stamp() -> str:
-    digest = hashlib.sha256(LOCK.read_bytes() + UV.encode("ascii")).hexdigest()
+def _stamp(lock: Path) -> str:
+    digest = hashlib.sha256(lock.read_bytes() + UV.encode("ascii")).hexdigest()
     return f"{digest} {VENV}\n"  # scripts of an environment hold its path: a moved one is made anew
 
 
-def _set_up() -> None:
+def _set_up(lock: Path) -> None:
     _say(f"setting up {VENV} (Python {sys.version.split()[0]}); details: {LOG}")
     STAMP.unlink(missing_ok=True)
     LOG.write_bytes(b"")
@@ -67,10 +73,10 @@ def _set_up() -> None:
     )
     _say("installing the locked dependencies")
     _run(
-        [python, "-m", "uv", "pip", "sync", "--require-hashes", "--python", python, str(LOCK)],
+        [python, "-m", "uv", "pip", "sync", "--require-hashes", "--python", python, str(lock)],
         "could not install the locked dependencies: no network, or a file that does not have its locked hash",
     )
-    STAMP.write_text(_stamp(), encoding="ascii")
+    STAMP.write_text(_stamp(lock), encoding="ascii")
 
 
 def _make_venv() -> None:
@@ -117,4 +123,4 @@ def _fail(message: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -13,12 +13,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NOWHERE = "http://127.0.0.1:9/simple"
 """The discard port: nobody listens."""
-PACKAGE = "iniconfig"
+PACKAGE = "six"
+DEV_PACKAGE = "iniconfig"
 
 
 def locked_lines(package: str) -> str:
     """Return what our own lock file says of a package, with its hashes."""
-    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    text = (ROOT / "requirements-dev.lock").read_text(encoding="utf-8")
     start = text.index(f"\n{package}==") + 1
     lines = text[start:].splitlines(keepends=True)
     hashes = next(number for number, line in enumerate(lines) if not line.rstrip().endswith("\\"))
@@ -27,24 +28,25 @@ def locked_lines(package: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder that holds no more than the set-up and a lock of one small package."""
+    """A folder that holds no more than the set-up, a lock of one small package, and one of two for developing."""
     folder = tmp_path / "a checkout"
     (folder / "stack").mkdir(parents=True)
     shutil.copy(ROOT / "stack" / "bootstrap.py", folder / "stack")
     (folder / "requirements.lock").write_text(locked_lines(PACKAGE), encoding="utf-8")
+    (folder / "requirements-dev.lock").write_text(locked_lines(PACKAGE) + locked_lines(DEV_PACKAGE), encoding="utf-8")
     return folder
 
 
-def set_up(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(checkout / "stack" / "bootstrap.py")]
+def set_up(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(checkout / "stack" / "bootstrap.py"), *arguments]
     return subprocess.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=240, check=False
     )  # fmt: skip
 
 
-def imports(checkout: Path) -> bool:
+def imports(checkout: Path, package: str = PACKAGE) -> bool:
     """Say whether the environment's own Python has the locked package."""
-    command = [str(checkout / ".venv" / "bin" / "python"), "-c", f"import {PACKAGE}"]
+    command = [str(checkout / ".venv" / "bin" / "python"), "-c", f"import {package}"]
     return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
@@ -73,6 +75,17 @@ def test_set_up_is_whole_or_not_at_all_and_done_once(checkout: Path) -> None:
     moved = checkout.rename(checkout.with_name("moved"))
     assert "setting up" in set_up(moved).stdout, "scripts of an environment hold its path"
     assert imports(moved)
+
+
+def test_tools_for_developing_come_when_asked_for_and_stay(checkout: Path) -> None:
+    """`make run` needs none of them; and `make run` after `make test` must not take them away, nor wait."""
+    assert set_up(checkout).returncode == 0
+    assert (imports(checkout), imports(checkout, DEV_PACKAGE)) == (True, False)
+    assert set_up(checkout, "--dev").returncode == 0
+    assert (imports(checkout), imports(checkout, DEV_PACKAGE)) == (True, True)
+    again = set_up(checkout, PIP_INDEX_URL=NOWHERE, UV_OFFLINE="1")
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert imports(checkout, DEV_PACKAGE)
 
 
 def test_folder_that_cannot_be_written_is_one_line(checkout: Path) -> None:

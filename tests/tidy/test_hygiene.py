@@ -13,7 +13,16 @@ from tests.tidy.tree import ROOT, name_of, text_files
 HOME_OF_SOMEBODY = re.compile(r"(?<![\w.~}])/(?:home|root|Users|work|workspace)/[\w.]")
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
+LOCKS = ["requirements.lock", "requirements-dev.lock"]
+
+
+def pinned(lock: str) -> list[str]:
+    """Return each pinned dependency of a lock file as one line, its hashes included."""
+    text = (ROOT / lock).read_text(encoding="utf-8").replace("\\\n", " ")
+    return [line for line in text.splitlines() if "==" in line and not line.lstrip().startswith("#")]
+
+
+@pytest.mark.parametrize("name", [*LOCKS, "pyproject.toml"])
 def test_dependencies_name_no_host(name: str) -> None:
     """Where packages come from is the business of who installs: a mirror, a cache, the registry itself."""
     text = (ROOT / name).read_text(encoding="utf-8")
@@ -21,12 +30,16 @@ def test_dependencies_name_no_host(name: str) -> None:
     assert not re.search(r"^\s*--?(?:index-url|extra-index-url|find-links|trusted-host|i)\b", text, re.MULTILINE)
 
 
-def test_every_locked_dependency_has_a_hash() -> None:
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_locked_dependency_has_a_hash(name: str) -> None:
     """A lock without hashes locks names only."""
-    text = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ")
-    pinned = [line for line in text.splitlines() if "==" in line and not line.lstrip().startswith("#")]
-    assert len(pinned) > 20
-    assert not [line.split()[0] for line in pinned if "--hash=sha256:" not in line]
+    assert len(pinned(name)) > 20
+    assert not [line.split()[0] for line in pinned(name) if "--hash=sha256:" not in line]
+
+
+def test_what_is_tested_is_what_runs() -> None:
+    """The tests' lock file holds the other, in the same versions; set-up relies on it and changes nothing for `make run`."""
+    assert set(pinned(LOCKS[0])) < set(pinned(LOCKS[1]))
 
 
 def test_faust_is_pinned_to_the_release_whose_private_methods_are_overridden() -> None:
