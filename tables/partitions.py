@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from streams.topics import BUCKET_OFFSETS
 from tables.blocks import OpenBucket
+from tables.erasures import Erasures
 
 
 @dataclass(slots=True)
@@ -24,6 +25,8 @@ class PartitionState:
         known: offset before which everything was stored when the epoch began: an earlier life has judged it.
         dirty: whether something was folded since the open bucket was last sent.
         emitted_at_s: when it was last sent, monotonic seconds.
+        unseen_ms: when Kafka took the oldest record that no block shows yet, Unix time; 0 where there is none.
+        erased: whose rows must not be made again.
         lock: keeps the order of sending the order of finishing.
         tail: the last batch that was sent; it finishes after all before it.
     """
@@ -37,6 +40,8 @@ class PartitionState:
     folding: bool = False
     dirty: bool = False
     emitted_at_s: float = 0.0
+    unseen_ms: int = 0
+    erased: Erasures = field(default_factory=Erasures)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     tail: asyncio.Future[None] | None = None
 
@@ -45,7 +50,7 @@ class PartitionState:
 
     def begin(self, epoch: int, position: int) -> None:
         """Start a new epoch at a position, its bucket empty."""
-        self.epoch, self.next, self.dirty = epoch, position, False
+        self.epoch, self.next, self.dirty, self.unseen_ms = epoch, position, False, 0
         self.open = OpenBucket(position // BUCKET_OFFSETS, self.sums)
 
     @property

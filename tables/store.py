@@ -2,30 +2,62 @@
 
 RocksDB's own write-ahead log is off, because the changelog is one: after a crash the store is an older, consistent prefix,
 and recovery reads the rest. That holds only while state and offset key share a batch, so nothing else writes here.
+
+A database that is being filled from its changelog is opened to be written and not to be read: its memtables are lists, and
+RocksDB's own threads sort them. Before a worker is ready it is opened again, as it is used from then on.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from faust.stores import STORES
 from faust.stores import rocksdb as faust_rocksdb
-from rocksdict import AccessType, BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    DBCompactionStyle,
+    DBCompressionType,
+    MemtableFactory,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteOptions,
+)
 
-from streams.errors import StoreUnavailableError, TallyError
-from tables.blocks import KEY_BYTES, PROGRESS, BlockKey
+from streams.errors import NewerStateError, StoreUnavailableError, TallyError
+from streams.state_format import refuse_newer
+from tables.blocks import FORMAT, KEY_BYTES, PROGRESS, BlockKey
 from tables.profiles import decode_span
 
 SCHEME = "tally"
 MEMTABLE_BYTES = 16 << 20
 MEMTABLES_MAX = 3
+SORTED_RUNS_MAX = 16
+"""Files, or groups of them, that a scan may have to look into; with more of them RocksDB merges those of like size. Merged at
+four, and into levels, rows cost half as much again once there are millions of them: docs/decisions/0019."""
+RESTORING_MEMTABLE_BYTES = 4 << 20
+"""Sorted while the next ones are filled; what is left at the end of a recovery, and waited for, is short."""
+RESTORING_MEMTABLES_MAX = 8
+RESTORING_JOBS_MAX = 8
+"""RocksDB gives a quarter of them to flushes."""
+RESTORING_FILES_MAX = 16
+"""Files of a memtable each before compaction begins: the same bytes as when they are written in use."""
+RESTORING_RECORDS_MIN = 16
+"""Of one partition in one recovery: a span has up to 4,096 rows, and to open a database takes as long as to insert 10,000."""
+MANIFEST_BYTES_MAX = 1
+"""Every flush and compaction writes the manifest anew: it names the first and last key of each file, of erased users too."""
 OPEN_FILES_MAX = 256
 BLOOM_BITS = 10
 DEFAULT_FAMILY = "default"
-LOCK_HELD = "While lock file"
-"""Faust looks for 'lock' alone, which is in the name of minute-blocks."""
+LOCK_HELD = ("While lock file", "lock hold by current process")
+"""By another process; or by this one, which still compacts what was just revoked. Faust looks for 'lock' alone, which is in the
+name of minute-blocks."""
 OFFSET_KEY = b"__faust\0offset__"
 ARRIVAL_PREFIX = b"\xfearrival"
 """Local bookkeeping of when buckets arrived; no block's key has its length."""
@@ -60,30 +92,53 @@ class PartitionDatabases(faust_rocksdb.RocksDBOptions):
         self._access = AccessType.with_ttl(ttl_s) if ttl_s else AccessType.read_write()
 
     def open(self, path: Path, *, read_only: bool = False) -> Rdict:
+        """Open a database to be read and written."""
+        return self._open(path, self._options)
+
+    def open_to_restore(self, path: Path) -> Rdict:
+        """Open a database to be filled from its changelog: writing is cheap, and reading slow."""
+        return self._open(path, self._restoring_options)
+
+    def _open(self, path: Path, options: Callable[[], Options]) -> Rdict:
         # Named, or rocksdict takes the column family's options from the file that the last opening left: the shared cache is
         # not used, and RocksDB wraps the TTL filter found there into another, which removes every row at a compaction.
-        families = {DEFAULT_FAMILY: self._options()}
+        families = {DEFAULT_FAMILY: options()}
         try:
-            database = Rdict(str(path), options=self._options(), column_families=families, access_type=self._access)
+            database = Rdict(str(path), options=options(), column_families=families, access_type=self._access)
         except Exception as error:  # rocksdict has no class of its own
-            if LOCK_HELD in str(error):
+            if any(text in str(error) for text in LOCK_HELD):
                 raise  # Faust waits for whoever has it
             self._fail(unavailable(f"open {path.name}", error))
         database.set_write_options(without_log())
         return database
 
-    def _options(self) -> Options:
+    def _options(self, *, bloom_bits: int = BLOOM_BITS) -> Options:
         options = Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_max_open_files(OPEN_FILES_MAX)
         options.set_write_buffer_size(MEMTABLE_BYTES)
         options.set_max_write_buffer_number(MEMTABLES_MAX)
+        options.set_max_manifest_file_size(MANIFEST_BYTES_MAX)
         options.set_compression_type(DBCompressionType.lz4())
+        options.set_compaction_style(DBCompactionStyle.universal())
+        options.set_level_zero_file_num_compaction_trigger(SORTED_RUNS_MAX)
         blocks = BlockBasedOptions()
-        blocks.set_bloom_filter(BLOOM_BITS, block_based=False)
+        if bloom_bits:
+            blocks.set_bloom_filter(bloom_bits, block_based=False)
         blocks.set_block_cache(self._cache)
         blocks.set_cache_index_and_filter_blocks(True)
         options.set_block_based_table_factory(blocks)
+        return options
+
+    def _restoring_options(self) -> Options:
+        options = self._options(bloom_bits=0)  # compaction makes them
+        options.set_memtable_factory(MemtableFactory.vector())
+        options.set_allow_concurrent_memtable_write(False)  # a list has no room for two writers
+        options.set_write_buffer_size(min(RESTORING_MEMTABLE_BYTES, MEMTABLE_BYTES))
+        options.set_max_write_buffer_number(RESTORING_MEMTABLES_MAX)
+        options.set_max_background_jobs(RESTORING_JOBS_MAX)
+        options.set_level_zero_file_num_compaction_trigger(RESTORING_FILES_MAX)
+        options.set_compression_per_level([DBCompressionType.none(), DBCompressionType.lz4()])  # the first files go soon
         return options
 
 
@@ -102,6 +157,18 @@ def write_batch(database: Rdict, batch: WriteBatch) -> None:
         database.write(batch, without_log())
     except Exception as error:  # rocksdict has no class of its own
         raise unavailable("write", error) from error
+
+
+def flush(database: Rdict) -> None:
+    """Write what is in memory to the disk, on whatever thread; RocksDB works meanwhile, and so do others.
+
+    Raises:
+        StoreUnavailableError: the disk refuses.
+    """
+    try:
+        database.flush()
+    except Exception as error:  # rocksdict has no class of its own
+        raise unavailable("flush", error) from error
 
 
 def without_log() -> WriteOptions:
@@ -124,6 +191,8 @@ class Store(faust_rocksdb.Store):
         self.packed: bool = options["packed"]
         self._fail: Fail = options["fail"]
         self.rocksdb_options = PartitionDatabases(cache_bytes=options["cache_bytes"], ttl_s=options["ttl_s"], fail=self._fail)
+        self._restoring: set[int] = set()
+        self._restored: Counter[int] = Counter()
 
     def database(self, partition: int) -> Rdict | None:
         """Return the database of a partition that this worker owns; never open one that was revoked (it locks)."""
@@ -154,19 +223,63 @@ class Store(faust_rocksdb.Store):
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Callable[..., Any], to_value: Callable[..., Any]) -> None:
         """Apply recovered records, all of a partition and its offset key in one write. Applying twice changes nothing."""
-        writes: dict[int, WriteBatch] = {}
-        last: dict[int, int] = {}
+        records: dict[int, list[Any]] = {}
         for event in batch:
-            message = event.message
-            write = writes.setdefault(message.partition, WriteBatch(raw_mode=True))
-            last[message.partition] = max(last.get(message.partition, -1), message.offset)
-            self._apply(write, message)
-        for partition, write in writes.items():
-            write.put(OFFSET_KEY, str(last[partition]).encode())
+            records.setdefault(event.message.partition, []).append(event.message)
+        for partition, messages in records.items():
+            write = WriteBatch(raw_mode=True)
+            try:
+                for message in messages:
+                    self._apply(write, message)
+            except NewerStateError as error:  # Faust would take it for a failed recovery, and try for ever
+                self._fail(error)
+            write.put(OFFSET_KEY, str(max(message.offset for message in messages)).encode())
+            self._prepare(partition, len(messages))
             try:
                 write_batch(self._db_for_partition(partition), write)
             except StoreUnavailableError as error:
                 self._fail(error)
+
+    def _prepare(self, partition: int, records: int) -> None:
+        """Open a database to be restored, once enough has come that it pays."""
+        self._restored[partition] += records
+        if self.packed and partition not in self._restoring and self._restored[partition] >= RESTORING_RECORDS_MIN:
+            self._reopen(partition, restoring=True)
+
+    def _open_for_partition(self, partition: int) -> Rdict:
+        """Open the database of a partition; one that is new will most likely be restored."""
+        path = self.partition_path(partition)
+        return self._open(partition, restoring=self.packed and not path.exists())
+
+    def _reopen(self, partition: int, *, restoring: bool) -> None:
+        database = self._dbs.pop(partition, None)
+        if database is not None:
+            database.close()
+        self._dbs[partition] = self._open(partition, restoring=restoring)
+
+    def _open(self, partition: int, *, restoring: bool) -> Rdict:
+        path = self.partition_path(partition)
+        if restoring:
+            self._restoring.add(partition)
+            return self.rocksdb_options.open_to_restore(path)
+        self._restoring.discard(partition)
+        return self.rocksdb_options.open(path)
+
+    async def on_recovery_completed(self, active_tps: set[Any], standby_tps: set[Any]) -> None:
+        """Open what was restored as it is used from now on. Faust waits for it, then seeks, then says that it is ready."""
+        self._restored.clear()
+        await asyncio.gather(*map(self._end_restoring, sorted(self._restoring)))
+
+    async def _end_restoring(self, partition: int) -> None:
+        database = self.database(partition)
+        if database is None:  # revoked
+            return
+        try:
+            await asyncio.to_thread(flush, database)  # closing would do it too, one after the other and on the loop
+        except StoreUnavailableError as error:
+            self._fail(error)
+        if self.database(partition) is database:  # not revoked meanwhile
+            self._reopen(partition, restoring=False)
 
     def _apply(self, write: WriteBatch, message: Any) -> None:
         if message.value is None:
@@ -175,6 +288,7 @@ class Store(faust_rocksdb.Store):
             for key, value in decode_span(message.value):
                 write.put(key, value)
         else:
+            refuse_newer(message.value, known=FORMAT[0], what="a block")  # nobody looks at it before a query does
             write.put(message.key, message.value)
             if len(message.key) == KEY_BYTES:
                 note_arrival(write, message.key, int(message.timestamp * 1000))

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from tables.profiles import NEWEST_MAX, ORDER
 from tables.store import Store
 
-SAMPLE_ROWS = 128
-"""Every so many rows written one looks at its own user: 0.12 µs an event, and a hot user is looked at often."""
+SAMPLE_ROWS = 1024
+"""Every so many rows written one looks at its own user, so a user has at most about as many rows more than the newest: 0.15 µs an
+event with millions of rows, and a hot user is looked at often."""
 
 
 def trim(store: Store, partition: int, rows: Sequence[bytes]) -> int:

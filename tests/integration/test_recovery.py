@@ -71,7 +71,7 @@ def compare(cluster: Cluster, *workers: WorkerProcess) -> None:
 def test_a_killed_worker_comes_back_from_its_disk_and_a_wiped_one_from_its_changelog(
     cluster: Cluster, seeds: Iterator[int]
 ) -> None:
-    """A10, A19. Killed in mid-stream each time; what it sent again has the same bytes under the same keys."""
+    """A10, A19. Killed in mid-stream each time, and while it recovers; what it sent again has the same bytes and keys."""
     for wiped in (False, True):
         cluster.send(some_tags(next(seeds), ROUND_EVENTS, minutes=MINUTES))
         worker = cluster.worker().start()
@@ -80,6 +80,8 @@ def test_a_killed_worker_comes_back_from_its_disk_and_a_wiped_one_from_its_chang
         worker.kill()
         if wiped:
             cluster.wipe()
+    for _ in range(2):
+        kill_while_restoring(cluster.worker())
     worker = cluster.worker().start()
     compare(cluster, worker)
     worker.stop()
@@ -105,6 +107,14 @@ def test_two_workers_and_a_zombie_count_every_event_once(cluster: Cluster, seeds
         cluster.send(some_tags(next(seeds), ROUND_EVENTS, minutes=MINUTES))
         eventually(lambda: shared(workers), within_s=90, what="both at work again")
     compare(cluster, *workers)
+
+
+def kill_while_restoring(worker: WorkerProcess) -> None:
+    """Kill it as soon as it says that it restores; however far it got, the next one goes on from there."""
+    begun = worker.log().count(RESTORING)
+    worker.start(wait=False)
+    eventually(lambda: worker.log().count(RESTORING) > begun, what="it restores")
+    worker.kill()
 
 
 def wait_more_counted(worker: WorkerProcess, *, than: int) -> None:

@@ -7,6 +7,7 @@ flush to cut them there. A wiped disk is an empty one.
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 from typing import Any
 
@@ -100,9 +101,14 @@ class MemoryStore(Store):
         self._table = table
         self._disk = disk
         self._dbs: dict[int, Any] = {}
+        self._restoring = set()
+        self._restored = Counter()
 
     def _open_for_partition(self, partition: int) -> Any:
         return self._disk.setdefault((self._table, partition), Database())
+
+    def _reopen(self, partition: int, *, restoring: bool) -> None:
+        """Do nothing: a dict has no memtables."""
 
     def open(self, partition: int) -> None:
         """Open the database of an assigned partition."""

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.errors import NewerStateError
 from streams.event_time import format_instant, parse_instant
 from streams.topics import USER_TAGS
 from tables import profiles
@@ -183,7 +184,7 @@ def test_damaged_row_or_span_raises_value_error_and_nothing_else(random: Random)
             ROWS.decode(key[:cut], value)
         with suppress(ValueError):  # a changed letter cannot be told from a true one
             ROWS.decode(key, bytes(damaged))
-        with suppress(ValueError):
+        with suppress(ValueError, NewerStateError):  # the first byte may become that of a later format
             list(decode_span(bytes(packed)))
 
 

@@ -240,7 +240,7 @@ def test_exactly_200_rows_stay(rows: Store) -> None:
 
 
 def test_trimming_looks_at_the_first_row_and_then_at_a_sample(rows: Store) -> None:
-    written = put_rows(rows, row_keys(b"hot", 300))
+    written = put_rows(rows, row_keys(b"hot", SAMPLE_ROWS + 300))
     cold = put_rows(rows, row_keys(b"cold", 1))
     assert trim(rows, 0, cold + written[: 2 * (SAMPLE_ROWS - 1)]) == 0
     assert trim(rows, 0, cold + written) == 1
