@@ -1,4 +1,4 @@
-"""Let other stream processors work off the same backlog: aggregates alone, with many cells and with few."""
+"""Let other stream processors work off the same backlog: aggregates alone, with many cells and with few, and with profiles."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ class Peer:
     Attributes:
         command: sets it up and returns what runs it; None where the machine cannot run it.
         part: it gets this part of the events, one in so many.
+        has_profiles: it keeps profiles beside the aggregates, which are checked too.
     """
 
     name: str
     title: str
     command: Callable[[], list[str] | None]
     part: int = 1
+    has_profiles: bool = False
 
 
 def java(module: str, main_class: str, *arguments: str, flags: Iterable[str] = ()) -> list[str] | None:
@@ -57,7 +59,7 @@ def measure(peer: Peer, workload: Workload) -> Iterable[Figure]:
     if command is None:
         return []
     with filled(replace(workload, events=workload.events // peer.part)) as backlog:
-        return count_backlog(backlog, command).figures()
+        return count_backlog(backlog, command, has_profiles=peer.has_profiles).figures()
 
 
 PEERS = (
@@ -67,9 +69,30 @@ PEERS = (
     Peer("quix_streams", "Quix Streams", partial(python, "quix_streams"), PYTHON_PART),
     Peer("arroyo", "sentry-arroyo, a dict a batch, no state", partial(python, "arroyo"), PYTHON_PART),
 )
-WORKLOADS = (("", "aggregates alone, the spec's cardinality", MANY), ("_few", "aggregates alone, 2 distinct cells", FEW))
+FOR_FEW = (Peer("flink_sql", "Flink SQL, mini-batches", partial(java, "flink", "FlinkSqlPeer", flags=FLINK_OPENS)),)
+"""What nobody would take for many cells."""
+WITH_PROFILES = (
+    Peer(
+        "kafka_streams",
+        "Kafka Streams, cache off",
+        partial(java, "kafka-streams", "KafkaStreamsPeer", "profiles", "uncached"),
+        has_profiles=True,
+    ),
+    Peer("flink", "Flink, RocksDB", partial(java, "flink", "FlinkProfilesPeer", flags=FLINK_OPENS), has_profiles=True),
+    Peer(
+        "flink_heap",
+        "Flink, state on the heap",
+        partial(java, "flink", "FlinkProfilesPeer", "heap", flags=FLINK_OPENS),
+        has_profiles=True,
+    ),
+)
+JOBS = (
+    ("", "aggregates alone, the spec's cardinality", MANY, PEERS),
+    ("_few", "aggregates alone, 2 distinct cells", FEW, (*PEERS, *FOR_FEW)),
+    ("_both", "aggregates and profiles", MANY, WITH_PROFILES),
+)
 CASES = tuple(
     Case(f"{peer.name}{suffix}", f"{peer.title}: {title}", partial(measure, peer, workload), is_peer=True)
-    for suffix, title, workload in WORKLOADS
-    for peer in PEERS
+    for suffix, title, workload, peers in JOBS
+    for peer in peers
 )

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.backlogs import Backlog, Totals
+from bench.peers import profiles
 from bench.progress import POLL_S, BenchError, Worked, work_off
+from bench.workloads import events_of
+from load.events import cookie_of
 from stack.processes import ROOT
 from stack.service import die_with_parent, last_lines
 from streams.clock import SYSTEM_CLOCK
@@ -80,32 +83,53 @@ class Program:
             raise BenchError(f"it ended with {status}")
         return read_totals((self.home / "totals").read_text(encoding="utf-8"))
 
+    def profiles(self) -> profiles.Profiles:
+        """Return the profiles that it told when it ended.
 
-def count_backlog(backlog: Backlog, command: Sequence[str]) -> Worked:
-    """Let a peer count a whole backlog; return what it needed, its totals checked.
+        Raises:
+            OSError: it told none.
+        """
+        return profiles.read_profiles((self.home / "profiles").read_text(encoding="utf-8"))
+
+
+def count_backlog(backlog: Backlog, command: Sequence[str], *, has_profiles: bool = False) -> Worked:
+    """Let a peer count a whole backlog; return what it needed, its totals checked, and its profiles if it has some.
 
     Raises:
         BenchError: they are wrong, or it does not get there.
     """
     try:
-        with running(backlog, command) as program:
+        with running(backlog, command, cookies=cookies_checked(backlog) if has_profiles else ()) as program:
             program.warm_up(int(backlog.workload.events * WARM_PART))
             worked = work_off([program.process.pid], program.counted, backlog.workload.events, warm_part=0)
             check(program.end(), expected_of(backlog.totals))
+            if has_profiles:
+                expected = profiles.expected_of(events_of(backlog.workload), cookies_checked(backlog))
+                profiles.check(program.profiles(), expected)
     except BenchError as error:
         log = "\n".join(last_lines(backlog.home / FOLDER / "log", LOG_LINES_SHOWN))
         raise BenchError(f"{error}; its log ends with:\n{log}") from error
     return worked
 
 
+def cookies_checked(backlog: Backlog) -> tuple[str, ...]:
+    """Return users whose profiles are compared event by event: an ordinary one, and a hot one, whose profile is full."""
+    return (backlog.user, cookie_of(0).decode())
+
+
 @contextmanager
-def running(backlog: Backlog, command: Sequence[str]) -> Iterator[Program]:
-    """Start a peer on a backlog; it is killed at the end."""
+def running(backlog: Backlog, command: Sequence[str], *, cookies: Sequence[str] = ()) -> Iterator[Program]:
+    """Start a peer on a backlog, which shall tell the whole profiles of *cookies*; it is killed at the end."""
     home = backlog.home / FOLDER
     home.mkdir()
     temporary = home / "temporary"
     temporary.mkdir()
-    told = {"PEER_SERVERS": backlog.servers, "PEER_TOPIC": USER_TAGS.topic, "PEER_HOME": str(home)}
+    told = {
+        "PEER_SERVERS": backlog.servers,
+        "PEER_TOPIC": USER_TAGS.topic,
+        "PEER_HOME": str(home),
+        "PEER_COOKIES": ",".join(cookies),
+    }
     # Where a JVM unpacks RocksDB, and Flink keeps its own: gone with the run, however that ends.
     told |= {"TMPDIR": str(temporary), "JAVA_TOOL_OPTIONS": f"-Djava.io.tmpdir={temporary}"}
     with (home / "log").open("wb") as log:

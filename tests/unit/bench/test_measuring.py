@@ -114,10 +114,11 @@ def test_growing_memory_and_cost_are_seen() -> None:
 
 
 def test_time_of_restoring_is_read_from_the_log() -> None:
-    """Start to ready holds imports and the group's protocol; the rate of the goal is that of reading changelogs."""
+    """Start to ready holds imports and the group's protocol; the rate of the goal is that of everything after these."""
     log = """\
-[2026-11-23 04:00:00,100] [1] [INFO] [^---Recovery]: Restoring state from changelog topics...
-[2026-11-23 04:00:01,350] [1] [INFO] [^---Recovery]: Done reading from changelog topics
+2026-11-23 04:00:00.100Z INFO faust.tables.recovery: [^---Recovery]: Restoring state from changelog topics...
+2026-11-23 04:00:01.200Z INFO faust.tables.recovery: [^---Recovery]: Done reading from changelog topics
+2026-11-23 04:00:01.350Z INFO faust.tables.recovery: [^---Recovery]: Worker ready
 """
     assert restoring_seconds(log) == 1.25
     with pytest.raises(BenchError, match="does not say"):

@@ -37,6 +37,11 @@ def test_bars_are_of_one_backlog_and_the_cheapest_comes_first() -> None:
     ]
 
 
+def test_peer_that_keeps_profiles_says_so() -> None:
+    """It has the same name as the one that does not, and does more."""
+    assert [bar.label for bar in bars_of([a_result("flink_both", 60.0, is_peer=True)])] == ["flink_both & co, with profiles"]
+
+
 def test_left_out_peer_has_no_bar() -> None:
     """A machine without a JDK draws the others."""
     assert bars_of([summarize(Case("flink", "Flink", list, is_peer=True), [[]])]) == []

@@ -79,14 +79,15 @@ def test_results_read_back_from_json_are_the_same() -> None:
     assert entries["aggregates"]["facts"] == {"cores": 2}
 
 
-def test_others_are_compared_with_our_case_of_the_same_backlog() -> None:
-    """Few cells are cheaper for everybody: a ratio across backlogs would flatter one side."""
-    ours = [a_result("aggregates", 2.0), a_result("aggregates_few", 1.0)]
-    others = [a_result("idiomatic", 300.0), a_result("flink", 24.0, is_peer=True), a_result("flink_few", 6.0, is_peer=True)]
-    assert ratios([*ours, *others]) == [
+def test_others_are_compared_with_our_case_of_the_same_work() -> None:
+    """Few cells are cheaper for everybody, and profiles cost everybody: a ratio across jobs would flatter one side."""
+    ours = [a_result("aggregates", 2.0), a_result("aggregates_few", 1.0), a_result("both", 5.0)]
+    peers = [a_result(name, cost, is_peer=True) for name, cost in (("flink", 24.0), ("flink_few", 6.0), ("flink_both", 60.0))]
+    assert ratios([*ours, a_result("idiomatic", 300.0), *peers]) == [
         "title of idiomatic: 150 times the CPU of aggregates",
         "title of flink: 12.0 times the CPU of aggregates",
         "title of flink_few: 6.00 times the CPU of aggregates_few",
+        "title of flink_both: 12.0 times the CPU of both",
     ]
 
 

@@ -1,17 +1,15 @@
 package tally.bench;
 
-import java.nio.ByteBuffer;
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Properties;
 import org.apache.kafka.common.serialization.Deserializer;
+import org.apache.kafka.common.serialization.Serde;
 import org.apache.kafka.common.serialization.Serdes;
 import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.StoreQueryParameters;
 import org.apache.kafka.streams.StreamsConfig;
 import org.apache.kafka.streams.Topology;
-import org.apache.kafka.streams.processor.api.Processor;
-import org.apache.kafka.streams.processor.api.ProcessorContext;
-import org.apache.kafka.streams.processor.api.Record;
 import org.apache.kafka.streams.state.KeyValueIterator;
 import org.apache.kafka.streams.state.KeyValueStore;
 import org.apache.kafka.streams.state.QueryableStoreTypes;
@@ -19,25 +17,29 @@ import org.apache.kafka.streams.state.StoreBuilder;
 import org.apache.kafka.streams.state.Stores;
 
 /**
- * Minute aggregates by Kafka Streams: a store in RocksDB with a changelog, its cache on, or off with the argument "uncached".
+ * Minute aggregates by Kafka Streams, and profiles with the argument "profiles": stores in RocksDB with changelogs, the cache
+ * on, or off with the argument "uncached".
  *
  * <p>By the Processor API: each partition counts into its own part of the store, as Tally's blocks do. groupBy of the DSL would
  * write every event to Kafka once more.
  */
 public final class KafkaStreamsPeer {
-    private static final String STORE = "cells";
-    private static final int VALUE_BYTES = 2 * Long.BYTES;
-
     public static void main(String[] arguments) throws Exception {
-        boolean isCached = arguments.length == 0 || !arguments[0].equals("uncached");
+        List<String> given = List.of(arguments);
+        boolean isCached = !given.contains("uncached");
+        boolean hasProfiles = given.contains("profiles");
         Path home = Path.of(System.getenv("PEER_HOME"));
-        Report report = new Report(home);
-        try (KafkaStreams streams = new KafkaStreams(topology(report, isCached), settings(home, isCached))) {
+        Report report = new Report(home, 1);
+        Topology topology = hasProfiles ? withProfiles(report, isCached) : aggregates(report, isCached);
+        try (KafkaStreams streams = new KafkaStreams(topology, settings(home, isCached))) {
             streams.start();
             Report.awaitEnd();
-            addAll(streams, report);
+            addCells(streams, report);
+            if (hasProfiles) {
+                addProfiles(streams, report);
+            }
         }
-        report.writeTotals();
+        report.writeState();
     }
 
     private static Properties settings(Path home, boolean isCached) {
@@ -52,52 +54,45 @@ public final class KafkaStreamsPeer {
         return settings;
     }
 
-    private static Topology topology(Report report, boolean isCached) {
-        StoreBuilder<KeyValueStore<String, byte[]>> store = Stores.keyValueStoreBuilder(
-                Stores.persistentKeyValueStore(STORE), Serdes.String(), Serdes.ByteArray());
-        Deserializer<byte[]> bytes = Serdes.ByteArray().deserializer();
-        Deserializer<Tag> tags = (topic, value) -> Tag.parse(value);
-        return new Topology()
-                .addSource("tags", bytes, tags, System.getenv("PEER_TOPIC"))
+    private static Topology aggregates(Report report, boolean isCached) {
+        return reading((topic, json) -> Tag.parseCounted(json))
                 .addProcessor("count", () -> new Counter(report), "tags")
-                .addStateStore(isCached ? store.withCachingEnabled() : store, "count");
+                .addStateStore(cells(isCached), "count");
     }
 
-    private static void addAll(KafkaStreams streams, Report report) {
-        var store = streams.store(
-                StoreQueryParameters.fromNameAndType(STORE, QueryableStoreTypes.<String, byte[]>keyValueStore()));
-        try (KeyValueIterator<String, byte[]> cells = store.all()) {
-            cells.forEachRemaining(cell -> {
-                ByteBuffer value = ByteBuffer.wrap(cell.value);
-                report.add(cell.key, value.getLong(), value.getLong());
-            });
+    private static Topology withProfiles(Report report, boolean isCached) {
+        return reading((topic, json) -> Tag.parse(json))
+                .addProcessor("count", () -> new ProfileCounter(report), "tags")
+                .addStateStore(cells(isCached), "count")
+                .addStateStore(store(Profiles.STORE, Serdes.ByteArray()), "count");
+    }
+
+    private static Topology reading(Deserializer<Tag> tags) {
+        return new Topology().addSource("tags", Serdes.ByteArray().deserializer(), tags, System.getenv("PEER_TOPIC"));
+    }
+
+    private static StoreBuilder<KeyValueStore<String, byte[]>> cells(boolean isCached) {
+        StoreBuilder<KeyValueStore<String, byte[]>> store = store(Cells.STORE, Serdes.String());
+        return isCached ? store.withCachingEnabled() : store;
+    }
+
+    private static <K> StoreBuilder<KeyValueStore<K, byte[]>> store(String name, Serde<K> keys) {
+        return Stores.keyValueStoreBuilder(Stores.persistentKeyValueStore(name), keys, Serdes.ByteArray());
+    }
+
+    private static void addCells(KafkaStreams streams, Report report) {
+        try (KeyValueIterator<String, byte[]> cells = all(streams, Cells.STORE)) {
+            cells.forEachRemaining(cell -> Cells.report(cell.key, cell.value, report));
         }
     }
 
-    /** Adds every event to its cell. */
-    private static final class Counter implements Processor<byte[], Tag, Void, Void> {
-        private final Report report;
-        private KeyValueStore<String, byte[]> cells;
-
-        Counter(Report report) {
-            this.report = report;
+    private static void addProfiles(KafkaStreams streams, Report report) {
+        try (KeyValueIterator<byte[], byte[]> rows = all(streams, Profiles.STORE)) {
+            rows.forEachRemaining(row -> Profiles.report(row.key, row.value, report));
         }
+    }
 
-        @Override
-        public void init(ProcessorContext<Void, Void> context) {
-            cells = context.getStateStore(STORE);
-        }
-
-        @Override
-        public void process(Record<byte[], Tag> record) {
-            Tag tag = record.value();
-            String cell = tag.cell();
-            byte[] before = cells.get(cell);
-            ByteBuffer old = ByteBuffer.wrap(before == null ? new byte[VALUE_BYTES] : before);
-            long count = old.getLong() + 1;
-            long sum = old.getLong() + tag.product.price;
-            cells.put(cell, ByteBuffer.allocate(VALUE_BYTES).putLong(count).putLong(sum).array());
-            report.count();
-        }
+    private static <K> KeyValueIterator<K, byte[]> all(KafkaStreams streams, String store) {
+        return streams.store(StoreQueryParameters.fromNameAndType(store, QueryableStoreTypes.<K, byte[]>keyValueStore())).all();
     }
 }
