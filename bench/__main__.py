@@ -32,7 +32,6 @@ from stack.service import die_with_parent
 RESULTS = ROOT / "bench" / "results"
 LATEST = "latest.json"
 PICTURE = ROOT / "docs" / "images" / "bench.svg"
-RUN_TIMEOUT_S = 1_800.0
 STOP_TIMEOUT_S = 60.0
 BUSY_LOAD = 0.5
 FAILED, BAD_USAGE = 1, 2
@@ -59,10 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def chosen(cases: Sequence[Case], names: Sequence[str], *, peers: bool) -> list[Case]:
-    """Return the cases that *names* (patterns as of file names) name, or all; peers only when asked for, or named."""
+    """Return the cases that *names* (patterns as of file names) name, or all but peers, unless asked for, and long ones."""
     if names:
         return [case for case in cases if any(fnmatch(case.name, name) for name in names)]
-    return [case for case in cases if peers or not case.is_peer]
+    return [case for case in cases if (peers or not case.is_peer) and not case.is_long]
 
 
 def run_all(cases: Sequence[Case], *, runs: int | None) -> list[CaseResult]:
@@ -95,9 +94,9 @@ def run_once(case: Case) -> list[Figure] | None:
         preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one C call, safe after a fork
     )
     try:
-        output, _ = process.communicate(timeout=RUN_TIMEOUT_S)
+        output, _ = process.communicate(timeout=case.timeout_s)
     except subprocess.TimeoutExpired:
-        tell(f"  {case.name}: not done after {RUN_TIMEOUT_S:.0f} s")
+        tell(f"  {case.name}: not done after {case.timeout_s:.0f} s")
         return None
     finally:
         _stop(process)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 USUAL_RUNS = 5
+RUN_TIMEOUT_S = 1_800.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Case:
         measure: runs it once, with its own warm-up, and checks the result: a wrong one raises.
         runs: how often, unless the command line says otherwise.
         is_peer: measures somebody else's program; only run when peers are asked for.
+        is_long: takes so long, or so much disk, that it is only run when named.
+        timeout_s: of one run; past it the run is ended, and shows nothing.
     """
 
     name: str
@@ -42,3 +45,5 @@ class Case:
     measure: Callable[[], Iterable[Figure]]
     runs: int = USUAL_RUNS
     is_peer: bool = False
+    is_long: bool = False
+    timeout_s: float = RUN_TIMEOUT_S

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from bench.results import BASELINE, FEW_SUFFIX, OURS, CaseResult, cost_of, show
+from bench.results import BASELINE, BOTH_SUFFIX, FEW_SUFFIX, OURS, OURS_BOTH, CaseResult, cost_of, show
 
-SHOWN_OF_OURS = (OURS, "both")
+SHOWN_OF_OURS = (OURS, OURS_BOTH)
 LABEL_ENDS = ": "
-"""What a peer's title says behind it is the same for all of them."""
+"""What a peer's title says behind it is the same for all that do the same work."""
+WITH_PROFILES = ", with profiles"
 WIDTH = 760
 LABEL_WIDTH = 330
 BAR_HEIGHT = 20
@@ -20,7 +21,7 @@ TOP = 62
 BOTTOM = 40
 VALUE_ROOM = 70
 LEAST_US = 1.0
-SUBTITLE = "others count aggregates alone; logarithmic, a line is ten times the last; all threads, without the broker"
+SUBTITLE = "others count aggregates alone, or as named; logarithmic, a line is ten times the last; without the broker"
 STYLE = """\
 text { font: 13px system-ui, sans-serif; fill: #1f2328; }
 .title { font-size: 15px; font-weight: 600; }
@@ -51,7 +52,8 @@ def bars_of(results: Iterable[CaseResult]) -> list[Bar]:
         is_other = (result.is_peer or result.name == BASELINE) and not result.name.endswith(FEW_SUFFIX)
         if cost is not None and (is_ours or is_other):
             label = f"Tally, {result.title}" if is_ours else result.title
-            bars.append(Bar(label.partition(LABEL_ENDS)[0], cost, is_ours))
+            does_more = WITH_PROFILES if is_other and result.name.endswith(BOTH_SUFFIX) else ""
+            bars.append(Bar(label.partition(LABEL_ENDS)[0] + does_more, cost, is_ours))
     return sorted(bars, key=lambda bar: bar.value_us)
 
 

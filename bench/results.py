@@ -13,7 +13,8 @@ from bench.progress import CPU_UNIT
 COLUMNS = ("case", "figure", "least", "median", "greatest", "unit", "goal", "runs")
 NUMBERS = ("least", "median", "greatest", "goal", "runs")
 NO_GOAL = "–"
-OURS, OURS_FEW, FEW_SUFFIX = "aggregates", "aggregates_few", "_few"
+OURS, OURS_FEW, OURS_BOTH = "aggregates", "aggregates_few", "both"
+FEW_SUFFIX, BOTH_SUFFIX = "_few", "_both"
 BASELINE = "idiomatic"
 REACHED, MISSED = "yes", "no"
 
@@ -91,7 +92,9 @@ def ratios(results: Sequence[CaseResult]) -> list[str]:
 
 
 def counterpart(result: CaseResult) -> str:
-    """Return the name of our case that counts the same backlog."""
+    """Return the name of our case that does the same work on the same backlog."""
+    if result.name.endswith(BOTH_SUFFIX):
+        return OURS_BOTH
     return OURS_FEW if result.name.endswith(FEW_SUFFIX) else OURS
 
 

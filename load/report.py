@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from load.histogram import Histogram
-from load.measures import KINDS, QUANTILES, Measures
+from load.measures import KINDS, LATE, QUANTILES, WRONG, Measures
+from load.score import Score
 
 QUANTILE_NAMES = ("p50", "p99", "p99.9")
+COLUMNS = ("requests", "a second", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "wrong", "late", "dropped")
 
 
 def live_line(elapsed_s: float, recent: Mapping[str, Histogram], *, interval_s: float, errors: int, waiting: int) -> str:
@@ -23,26 +25,32 @@ def live_line(elapsed_s: float, recent: Mapping[str, Histogram], *, interval_s: 
 
 
 def table(measures: Measures, elapsed_s: float) -> str:
-    """Return the table of the whole run."""
-    lines = [f"{'':12}{'requests':>10}{'a second':>10}{'p50 ms':>10}{'p99 ms':>10}{'p99.9 ms':>10}{'max ms':>10}  errors"]
+    """Return the table of the whole run, with the causes of what was dropped and the first wrong answers."""
+    lines = [" " * 12 + "".join(f"{name:>10}" for name in COLUMNS)]
     for kind in KINDS:
-        whole = measures.whole[kind]
+        whole, errors = measures.whole[kind], measures.errors[kind]
         numbers = "".join(f"{value_ms:10.2f}" for value_ms in (*quantiles_ms(whole), whole.max_s * 1000))
-        causes = ", ".join(f"{count} {cause}" for cause, count in measures.errors[kind].most_common()) or "0"
-        lines.append(f"{kind:12}{whole.count:10}{whole.count / elapsed_s:10.1f}{numbers}  {causes}")
-    return "\n".join(lines)
+        counts = f"{errors[WRONG]:10}{errors[LATE]:10}{measures.dropped(kind):10}"
+        causes = ", ".join(f"{count} {cause}" for cause, count in errors.most_common() if cause not in (WRONG, LATE))
+        lines.append(f"{kind:12}{whole.count:10}{whole.count / elapsed_s:10.1f}{numbers}{counts}  {causes}".rstrip())
+    return "\n".join((*lines, *(f"wrong: {example}" for example in measures.examples)))
 
 
-def as_json(measures: Measures, elapsed_s: float) -> dict[str, Any]:
-    """Return the whole run as data: by kind, latencies in milliseconds, errors by cause."""
+def as_json(measures: Measures, elapsed_s: float, *, cpu_s: float = 0.0, score: Score | None = None) -> dict[str, Any]:
+    """Return the whole run as data: by kind, latencies in milliseconds, errors by cause; *cpu_s* is the generator's own."""
     return {
         "seconds": elapsed_s,
+        "cpu_s": cpu_s,
+        "score": None if score is None else {"points": score.points, **vars(score)},
         **{
             kind: {
                 "requests": measures.whole[kind].count,
                 **dict(zip([f"{name}_ms" for name in QUANTILE_NAMES], quantiles_ms(measures.whole[kind]), strict=True)),
                 "max_ms": measures.whole[kind].max_s * 1000,
-                "errors": dict(measures.errors[kind]),
+                "wrong": measures.errors[kind][WRONG],
+                "late": measures.errors[kind][LATE],
+                "dropped": measures.dropped(kind),
+                "errors": {cause: count for cause, count in measures.errors[kind].items() if count},
             }
             for kind in KINDS
         },

@@ -1,6 +1,7 @@
-"""Send the Allezon mix at a steady rate, whatever the answers do.
+"""Send the Allezon mix at a steady rate, whatever the answers do, and have every answer judged.
 
-One profile query to 10 tags, about 10 s behind them; one aggregates query to 1,000 tags, of complete minutes.
+One profile query to 10 tags, a little more than 10 s behind them; one aggregates query to 1,000 tags, of complete minutes as
+soon as there are any.
 """
 
 from __future__ import annotations
@@ -9,9 +10,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -20,21 +19,24 @@ import numpy as np
 from load.client import Client, Request
 from load.events import START_MS, EventSource, GeneratedEvent, Mix
 from load.measures import Measures
-from load.queries import AggregatesQuery, is_profile, profile_target
+from load.oracle import PROFILE_FRESH_S, Oracle
+from load.queries import ProfileQuery, draw_aggregates, draw_profile
+from load.sent import SentTags
+from streams.event_time import MINUTE_MS
 
 TAGS_PER_PROFILE = 10
 TAGS_PER_AGGREGATES = 1_000
-PROFILE_DELAY_S = 10.0
-"""A user's profile is asked for so long after one of its tags, which is how fresh it must be."""
-AGGREGATES_DELAY_MS = 60_000
-"""A minute is asked for so long after its last tag."""
 TAG_TIMEOUT_S = 0.2
 PROFILE_TIMEOUT_S = 0.2
 AGGREGATES_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 0.5
+PROFILE_DELAY_S = PROFILE_FRESH_S + TAG_TIMEOUT_S + 0.05
+"""A user is asked for so long after one of its tags: as soon as one that was acknowledged in time must be in the profile."""
+AGGREGATES_DELAY_MS = 60_250
+"""A minute is asked for so long after its last tag, for the same reason."""
 DRAWN_EVENTS = 256
 """Few enough that drawing them (1 ms) delays no request by much."""
 REMEMBERED_TAGS_MAX = 1_000_000
-MINUTE_MS = 60_000
 TICK_S = 0.001
 """The event loop's timers are no finer: a shorter sleep would spin. So a request leaves up to this late, and that counts."""
 
@@ -50,6 +52,7 @@ class Plan:
         seed: of everything random.
         start_ms, step_ms: event time of the first tag (milliseconds since 1970), and how much later each next one is.
         mix: what the events are like.
+        is_checked: answers are compared with the oracle; else only their shape is looked at.
     """
 
     host: str
@@ -60,9 +63,20 @@ class Plan:
     start_ms: int = START_MS
     step_ms: float = 1.0
     mix: Mix = field(default_factory=Mix)
+    is_checked: bool = True
+
+    @property
+    def url(self) -> str:
+        """The gateway's address."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+    @property
+    def tags(self) -> int | None:
+        """How many tags are to be sent; None: no end."""
+        return None if self.seconds is None else round(self.seconds * self.rate)
 
 
-class SentTag(NamedTuple):
+class DueProfile(NamedTuple):
     """What is remembered of a tag to ask for it later."""
 
     due_s: float
@@ -79,11 +93,12 @@ class Traffic:
         self._client = Client(plan.host, plan.port)
         self._events = self._draw(EventSource(plan.seed, plan.mix))
         self._chance = random.Random(plan.seed)  # noqa: S311 - traffic, not secrets
-        self._sent: deque[SentTag] = deque(maxlen=REMEMBERED_TAGS_MAX)
+        self._sent = SentTags(plan.start_ms, plan.step_ms)
+        self._oracle = Oracle(self._sent)
+        self._due: deque[DueProfile] = deque(maxlen=REMEMBERED_TAGS_MAX)
         self._stopped = False
-        host = f"[{plan.host}]" if ":" in plan.host else plan.host
-        self._head_end = f" HTTP/1.1\r\nHost: {host}:{plan.port}\r\n"
-        self._tag_head = f"POST /user_tags{self._head_end}Content-Type: application/json\r\nContent-Length: "
+        self._head_end = f" HTTP/1.1\r\nHost: {plan.url.removeprefix('http://')}\r\n"
+        self._tag_head = f"POST /user_tags{self._head_end}Content-Type: application/json\r\nContent-Length: ".encode("ascii")
 
     def stop(self) -> None:
         """Send nothing more."""
@@ -91,11 +106,9 @@ class Traffic:
 
     async def run(self) -> None:
         """Send everything at its time, and wait for the last answers."""
-        start_s = perf_counter()
-        number = 0
-        total = None if self._plan.seconds is None else round(self._plan.seconds * self._plan.rate)
+        start_s, number, tags = perf_counter(), 0, self._plan.tags
         try:
-            while not self._stopped and (total is None or number < total):
+            while not self._stopped and (tags is None or number < tags):
                 due_s = start_s + number / self._plan.rate
                 delay_s = due_s - perf_counter()
                 if delay_s > 0:
@@ -109,13 +122,16 @@ class Traffic:
                     self._send_aggregates(due_s, number)
                 if number % DRAWN_EVENTS == 0:
                     await asyncio.sleep(0)  # Being late is no reason not to read answers.
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._answered(), AGGREGATES_TIMEOUT_S + 1)
+            await self._answered()
         finally:
             await self._client.close()
 
     async def _answered(self) -> None:
-        while self._client.waiting and not self._stopped:
+        """Wait for the last answers; when the run was stopped, for those that are about to come."""
+        ended_s = perf_counter()
+        while self._client.waiting:
+            if perf_counter() > ended_s + (STOP_TIMEOUT_S if self._stopped else AGGREGATES_TIMEOUT_S):
+                return
             await asyncio.sleep(0.01)
 
     @property
@@ -132,40 +148,61 @@ class Traffic:
 
     def _send_tag(self, due_s: float) -> None:
         event = next(self._events)
-        self._sent.append(SentTag(due_s, event.cookie.decode("ascii"), event.at_ms))
-        data = b"%b%d\r\n\r\n%b" % (self._tag_head.encode("ascii"), len(event.body), event.body)
-        self._send("tags", data, due_s, TAG_TIMEOUT_S, is_right=lambda body: not body, right_status=204)
+        self._due.append(DueProfile(due_s, event.cookie.decode("ascii"), event.at_ms))
+        data = b"%b%d\r\n\r\n%b" % (self._tag_head, len(event.body), event.body)
+        number: int | None = None
+        if self._plan.is_checked:
+            number = self._sent.add(event.cookie, event.at_ms, event.body, sent_s=perf_counter())
+
+        def done(status: int, body: bytes) -> None:
+            now_s = perf_counter()
+            if status == 204 and number is not None:
+                self._sent.acknowledge(number, now_s)
+            right = status == 204 and not body
+            self._measures.add("tags", status, latency_s=now_s - due_s, right=right, timeout_s=TAG_TIMEOUT_S)
+
+        self._client.send(Request(data, due_s, TAG_TIMEOUT_S, done))
 
     def _send_profile(self, due_s: float) -> None:
-        tag: SentTag | None = None
+        tag: DueProfile | None = None
         for _ in range(TAGS_PER_PROFILE):
-            if self._sent and self._sent[0].due_s <= due_s - PROFILE_DELAY_S:
-                tag = self._sent.popleft()
-        if tag is not None:
-            target = profile_target(tag.cookie, tag.at_ms, self._chance)
-            is_right = partial(is_profile, cookie=tag.cookie)
-            self._send("profiles", self._query(target), due_s, PROFILE_TIMEOUT_S, is_right=is_right)
+            if self._due and self._due[0].due_s <= due_s - PROFILE_DELAY_S:
+                tag = self._due.popleft()
+        if tag is None or tag.at_ms < self._sent.since_ms:
+            return
+        drawn = draw_profile(tag.cookie, tag.at_ms, self._chance)
+        query = ProfileQuery(drawn.cookie, max(drawn.start_ms, self._sent.since_ms), drawn.end_ms, drawn.limit)
+        asked_s = perf_counter()
+
+        def is_right(body: bytes) -> bool:
+            if self._plan.is_checked:
+                return self._oracle.accepts_profile(query, body, asked_s=asked_s)
+            return query.read(body) is not None
+
+        self._send_query("profiles", query.target(), due_s, PROFILE_TIMEOUT_S, is_right)
 
     def _send_aggregates(self, due_s: float, number: int) -> None:
         newest_ms = self._plan.start_ms + int(number * self._plan.step_ms)
-        query = AggregatesQuery((newest_ms - AGGREGATES_DELAY_MS) // MINUTE_MS, self._chance)
-        self._send("aggregates", self._query(query.target()), due_s, AGGREGATES_TIMEOUT_S, is_right=query.is_answer)
+        first, end = self._plan.start_ms // MINUTE_MS, (newest_ms - AGGREGATES_DELAY_MS) // MINUTE_MS
+        if end <= first:  # no minute is complete yet: of the open ones at least the old part is known
+            end = newest_ms // MINUTE_MS + 1
+        query = draw_aggregates(first, end, self._chance)
+        asked_s = perf_counter()
 
-    def _query(self, target: str) -> bytes:
-        return f"POST {target}{self._head_end}Content-Length: 0\r\n\r\n".encode("ascii")
+        def is_right(body: bytes) -> bool:
+            if self._plan.is_checked:
+                return self._oracle.accepts_aggregates(query, body, asked_s=asked_s)
+            return query.read(body) is not None
 
-    def _send(  # noqa: PLR0913 - what a request is
-        self,
-        kind: str,
-        data: bytes,
-        due_s: float,
-        timeout_s: float,
-        *,
-        is_right: Callable[[bytes], bool],
-        right_status: int = 200,
-    ) -> None:
+        self._send_query("aggregates", query.target(), due_s, AGGREGATES_TIMEOUT_S, is_right)
+
+    def _send_query(self, kind: str, target: str, due_s: float, timeout_s: float, is_right: Callable[[bytes], bool]) -> None:
         def done(status: int, body: bytes) -> None:
-            right = status == right_status and is_right(body)
-            self._measures.add(kind, status, latency_s=perf_counter() - due_s, right=right, timeout_s=timeout_s)
+            latency_s = perf_counter() - due_s  # before the judging, which is not the gateway's time
+            right = status == 200 and is_right(body)
+            self._measures.add(kind, status, latency_s=latency_s, right=right, timeout_s=timeout_s)
+            if status == 200 and not right:
+                self._measures.show(target, body)
 
+        data = f"POST {target}{self._head_end}Content-Length: 0\r\n\r\n".encode("ascii")
         self._client.send(Request(data, due_s, timeout_s, done))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,10 +9,8 @@ from hypothesis import strategies as st
 from load.client import NO_CONNECTION, TIMED_OUT
 from load.histogram import Histogram
 from load.measures import Measures
-from load.queries import AggregatesQuery, is_profile, profile_target
 from load.report import as_json, live_line, table
-from streams.event_time import parse_instant
-from tests.support.builders import a_user_tag, record_bytes
+from load.score import score_of
 
 LATENCIES = st.lists(st.integers(0, 3_600_000_000), min_size=1, max_size=200)
 
@@ -47,11 +43,11 @@ def test_merged_histograms_equal_one_of_all(left_us: list[int], right_us: list[i
     ("status", "latency_s", "right", "cause"),
     [
         (204, 0.1, True, None),
-        (204, 0.3, True, "timeout"),
-        (TIMED_OUT, 0.2, False, "timeout"),
+        (204, 0.3, True, "late"),
+        (TIMED_OUT, 0.2, False, "late"),
         (NO_CONNECTION, 0.1, False, "no connection"),
         (503, 0.1, False, "status 503"),
-        (200, 0.1, False, "wrong shape"),
+        (200, 0.1, False, "wrong"),
     ],
 )
 def test_what_is_not_right_and_in_time_is_an_error(status: int, latency_s: float, right: bool, cause: str | None) -> None:
@@ -62,10 +58,73 @@ def test_what_is_not_right_and_in_time_is_an_error(status: int, latency_s: float
     assert measures.error_count == (cause is not None)
     assert dict(measures.errors["tags"]) == ({} if cause is None else {cause: 1})
     assert measures.whole["tags"].count == 1
+    assert measures.dropped("tags") == (cause in ("no connection", "status 503"))
+
+
+def measured(*answers: tuple[str, int, bool, float], times: int = 1) -> Measures:
+    """Return measures of requests (kind, status, right, latency in seconds), each so many times."""
+    measures = Measures()
+    for _ in range(times):
+        for kind, status, right, latency_s in answers:
+            measures.add(kind, status, latency_s=latency_s, right=right, timeout_s=60.0 if kind == "aggregates" else 0.2)
+    measures.take_recent()
+    return measures
+
+
+RIGHT_TAG, RIGHT_PROFILE, RIGHT_AGGREGATES = (
+    ("tags", 204, True, 0.1),
+    ("profiles", 200, True, 0.1),
+    ("aggregates", 200, True, 9),
+)
+
+
+def test_score_of_a_run_without_an_error_is_20000() -> None:
+    """The task's maximum: everything sent, everything answered right and in time."""
+    score = score_of(measured(RIGHT_TAG, RIGHT_PROFILE, RIGHT_AGGREGATES, times=10), tags_planned=10)
+    assert score is not None
+    assert (score.points, score.line()[:25]) == (20_000, "score 20,000.00 of 20,000")
+
+
+@pytest.mark.parametrize(
+    ("planted", "points"),
+    [
+        (("tags", 503, False, 0.1), 18_000),
+        (("tags", NO_CONNECTION, False, 0.1), 18_000),
+        (("tags", 204, True, 0.21), 18_000),
+        (("profiles", 200, False, 0.1), 19_000),
+        (("profiles", TIMED_OUT, False, 0.2), 19_000),
+        (("profiles", 503, False, 0.1), 19_000),
+        (("aggregates", 200, False, 0.1), 19_000),
+        (("aggregates", 200, True, 60.1), 19_000),
+    ],
+)
+def test_each_wrong_late_or_dropped_answer_lowers_the_score(planted: tuple[str, int, bool, float], points: float) -> None:
+    """One of ten: a tag costs a tenth of everything, a query a tenth of its half."""
+    ways = {"tags": RIGHT_TAG, "profiles": RIGHT_PROFILE, "aggregates": RIGHT_AGGREGATES}
+    measures = measured(*ways.values(), times=9)
+    for kind, way in ways.items():
+        _, status, right, latency_s = planted if kind == planted[0] else way
+        measures.add(kind, status, latency_s=latency_s, right=right, timeout_s=60.0 if kind == "aggregates" else 0.2)
+    measures.take_recent()
+    score = score_of(measures, tags_planned=10)
+    assert score is not None
+    assert score.points == pytest.approx(points)
+
+
+def test_run_that_was_ended_early_has_not_made_its_progress() -> None:
+    """Half of the day, all right, is half of the score."""
+    score = score_of(measured(RIGHT_TAG, RIGHT_PROFILE, RIGHT_AGGREGATES, times=5), tags_planned=10)
+    assert score is not None
+    assert score.points == 10_000
+
+
+def test_run_that_never_asked_has_no_score() -> None:
+    """The first profile is due after ten seconds; nothing asked is not everything right."""
+    assert score_of(measured(RIGHT_TAG), tags_planned=1) is None
 
 
 def test_report_names_rates_percentiles_and_causes() -> None:
-    """What `make load` promises: rates, latency percentiles and errors."""
+    """What `make load` promises: rates, latency percentiles, and what was wrong, late and dropped."""
     measures = Measures()
     for status in (204, 204, 503):
         measures.add("tags", status, latency_s=0.004, right=status == 204, timeout_s=0.2)
@@ -73,59 +132,10 @@ def test_report_names_rates_percentiles_and_causes() -> None:
     assert "tags 3/s 4.0/4.0/4.0 ms" in line
     assert "profiles 0/s - ms" in line
     assert line.endswith("errors 1  waiting 2")
-    assert "1 status 503" in table(measures, 1.0)
-    assert as_json(measures, 1.0)["tags"]["errors"] == {"status 503": 1}
-
-
-def a_profile(**parts: object) -> bytes:
-    """Return the bytes of a right profile, or of one with other *parts*."""
-    views = [a_user_tag(time="2022-03-01T00:00:02Z"), a_user_tag(time="2022-03-01T00:00:01.5Z")]
-    return record_bytes({"cookie": "c", "views": views, "buys": [a_user_tag(action="BUY")]} | parts)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{}",
-        b"[]",
-        a_profile(cookie="d"),
-        a_profile(views=None),
-        a_profile(more=1),
-        a_profile(buys=[a_user_tag()]),
-        a_profile(views=[a_user_tag()] * 201),
-        a_profile(views=[a_user_tag(time="2022-03-01T00:00:01Z"), a_user_tag(time="2022-03-01T00:00:02Z")]),
-        a_profile(views=[a_user_tag(price="1")]),
-    ],
-)
-def test_wrong_profile_is_told_from_a_right_one(body: bytes) -> None:
-    """Rules 1, 3 and 4 of the specification, as far as one answer alone can break them."""
-    assert is_profile(a_profile(), "c")
-    assert not is_profile(body, "c")
-
-
-def test_profile_query_asks_for_the_tag_it_remembers() -> None:
-    """Its range holds the tag, and the cookie is escaped once (A7 point 25)."""
-    at_ms = parse_instant("2022-03-01T00:00:59.999Z")
-    target = profile_target("a/b%", at_ms, random.Random(1))
-    path, _, query = target.partition("?")
-    start, _, end = query.split("&")[0].removeprefix("time_range=").partition("_")
-    assert path == "/user_profiles/a%2Fb%25"
-    assert len(start) == len(end) == len("2022-03-01T00:00:59.999")
-    assert parse_instant(start + "Z") <= at_ms < parse_instant(end + "Z")
-
-
-def test_aggregates_answer_is_right_only_with_its_columns_rows_and_texts() -> None:
-    """Rules 5 and 6: a row a minute, columns in order, whole numbers as texts."""
-    for seed in range(50):
-        query = AggregatesQuery(27_434_880, random.Random(seed))
-        rows = [[bucket, query._action, *query._filters] for bucket in query._buckets]
-        numbers = ["0"] * (len(query._columns) - len(rows[0]))
-        right_rows = [row + numbers for row in rows]
-        right = {"columns": query._columns, "rows": right_rows}
-        assert query.is_answer(record_bytes(right))
-        assert not query.is_answer(record_bytes(right | {"rows": right_rows[1:]}))
-        assert not query.is_answer(record_bytes(right | {"columns": query._columns[:-1]}))
-        assert not query.is_answer(record_bytes(right | {"rows": [[*row, *[0] * len(numbers)] for row in rows]}))
-        assert not query.is_answer(record_bytes(right | {"rows": [[*row, *["0.5"] * len(numbers)] for row in rows]}))
-        assert f"_{'2022-03-01T00:00:00'}" in query.target()
+    measures.show("/aggregates?x", b"{}")
+    header, tags, *_, example = table(measures, 1.0).splitlines()
+    assert header.split()[-3:] == ["wrong", "late", "dropped"]
+    assert tags.split()[-6:] == ["0", "0", "1", "1", "status", "503"]
+    assert example == "wrong: /aggregates?x: {}"
+    told = as_json(measures, 1.0)["tags"]
+    assert (told["wrong"], told["late"], told["dropped"], told["errors"]) == (0, 0, 1, {"status 503": 1})
