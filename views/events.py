@@ -16,6 +16,7 @@ from streams.errors import IncompleteAnswerError
 from streams.event_time import MINUTE_MS, format_minute
 from streams.topics import BUCKET_OFFSETS
 from tables.blocks import KEY_BYTES, PROGRESS, BlockKey
+from tables.erasures import erased_before, offset_of
 from tables.profiles import INVERSE, NEWEST_MAX, ORDER, RowCodec
 from tables.registry import StreamTables
 from tables.store import Store
@@ -104,14 +105,19 @@ def _rows_at(tables: StreamTables, codec: RowCodec, query: EventOf, partition: i
     assert store is not None
     events: list[Found] = []
     complete = True
+    erased = erased_before(store.database(partition), query.user)
     for kind in tables.stream.kinds:
         prefix = codec.prefix(query.user, kind)
         at = prefix + (INVERSE - query.at_ms).to_bytes(8, "big")
         newer = sum(1 for _ in islice(store.scan(partition, prefix, at), NEWEST_MAX))
         complete = complete and newer < NEWEST_MAX  # older rows may have been trimmed
         rows = islice(store.scan(partition, at, at + b"\xff" * 9), EVENTS_SHOWN_MAX)
-        events += [_event_at(tables, query, partition, key) for key, _ in rows if len(key) == len(prefix) + ORDER.size]
+        events += [_event_at(tables, query, partition, key) for key, _ in rows if _is_shown(key, prefix, erased)]
     return {"events": events, "complete": complete}
+
+
+def _is_shown(key: bytes, prefix: bytes, erased: int) -> bool:
+    return len(key) == len(prefix) + ORDER.size and offset_of(key) >= erased
 
 
 def _event_at(tables: StreamTables, query: EventOf, partition: int, key: bytes) -> Found:

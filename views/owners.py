@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import msgspec
 from yarl import URL
 
 from streams.errors import IncompleteAnswerError
+from streams.internal import token_headers
 from streams.partitioner import partition_of
+from streams.settings import Web
 from streams.topics import changelog_of
 from tables.registry import StreamTables
 from views.profiles import is_misrouted
@@ -20,14 +22,29 @@ from views.profiles import is_misrouted
 log = logging.getLogger(__name__)
 
 PEER_TIMEOUT_S = 10.0
+WITHOUT_TOKEN = Web()
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class Part(NamedTuple):
+    """What one owner said of its partitions.
+
+    Attributes:
+        url: None where nobody owns them.
+        answer: None where it did not answer.
+    """
+
+    url: str | None
+    partitions: list[int]
+    answer: Any
 
 
 class Owners:
     """Who holds which partition, by what Faust's leader told at the last rebalance."""
 
-    def __init__(self, app: Any, tables: StreamTables, *, partitions: int) -> None:
+    def __init__(self, app: Any, tables: StreamTables, *, partitions: int, web: Web = WITHOUT_TOKEN) -> None:
         self._app = app
+        self._headers = token_headers(web)
         self._tables = tables
         self.partitions = partitions
         self.misrouted = False
@@ -58,16 +75,44 @@ class Owners:
         Raises:
             IncompleteAnswerError: nobody owns one of them.
         """
-        topic = changelog_of(self._tables.stream.blocks_table)
-        owner_of = {
-            partition: url for url, topics in self._app.router.tables_metadata().items() for partition in topics.get(topic, ())
-        }
+        owner_of = self._owner_of()
         wanted: dict[str, list[int]] = {}
         for partition in partitions:
             if partition not in owner_of:
                 raise IncompleteAnswerError(f"partition {partition} has no owner")
             wanted.setdefault(owner_of[partition], []).append(partition)
         return wanted
+
+    def _owner_of(self) -> dict[int, str]:
+        """Return the URL of the owner by partition."""
+        topic = changelog_of(self._tables.stream.blocks_table)
+        metadata = self._app.router.tables_metadata()
+        return {partition: url for url, topics in metadata.items() for partition in topics.get(topic, ())}
+
+    async def ask_some(
+        self, path: str, fields: Mapping[str, Any], here: Callable[[list[int]], Awaitable[Any]], *, timeout_s: float
+    ) -> list[Part]:
+        """Return what each owner says of its partitions, all of them together, and which have nobody who says anything.
+
+        For answers that show what is missing; whoever needs the whole uses `ask`.
+        """
+        owner_of = self._owner_of()
+        wanted: dict[str | None, list[int]] = {}
+        for partition in range(self.partitions):
+            wanted.setdefault(owner_of.get(partition), []).append(partition)
+
+        async def part_of(url: str | None, mine: list[int]) -> Part:
+            if url is None:
+                return Part(None, mine, None)
+            try:
+                if URL(url) == URL(str(self._app.conf.canonical_url)):
+                    return Part(url, mine, await self._ask_here(mine, here))
+                return Part(url, mine, await self._ask_peer(URL(url) / path, mine, fields, timeout_s))
+            except IncompleteAnswerError as error:
+                log.debug("an answer without partitions %s: %s", mine, error)
+                return Part(url, mine, None)
+
+        return list(await asyncio.gather(*(part_of(*each) for each in wanted.items())))
 
     async def ask(
         self, path: str, partitions: Iterable[int], fields: Mapping[str, Any], here: Callable[[list[int]], Awaitable[Any]]
@@ -91,14 +136,16 @@ class Owners:
             raise IncompleteAnswerError(f"this worker does not hold partitions {partitions} yet")
         return await here(partitions)
 
-    async def _ask_peer(self, url: URL, partitions: list[int], fields: Mapping[str, Any]) -> Any:
+    async def _ask_peer(
+        self, url: URL, partitions: list[int], fields: Mapping[str, Any], timeout_s: float = PEER_TIMEOUT_S
+    ) -> Any:
         body = _encode({**fields, "partitions": partitions})
-        timeout = aiohttp.ClientTimeout(total=PEER_TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
         client = self._app.http_client
         if client.closed:
             raise IncompleteAnswerError("this worker is stopping")
         try:
-            async with client.post(url, data=body, timeout=timeout) as response:
+            async with client.post(url, data=body, headers=self._headers, timeout=timeout) as response:
                 if response.status != 200:
                     raise IncompleteAnswerError(f"the owner of partitions {partitions} is not ready")
                 answer = msgspec.msgpack.decode(await response.read(), strict=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from tables.erasures import erased_before, offset_of
 from tables.profiles import MISROUTED, Row, RowCodec, newest_rows, select
 from tables.registry import StreamTables
 from views.queries import ProfileQuery
@@ -18,11 +19,12 @@ def partition_rows(tables: StreamTables, codec: RowCodec, partition: int, user: 
     store = tables.row_store
     if store is None:
         return []
+    erased = erased_before(store.database(partition), user)
     rows: list[Row] = []
     for kind in tables.stream.kinds:
         prefix = codec.prefix(user, kind)
         found = newest_rows(store.scan(partition, prefix, prefix + AFTER_ALL + AFTER_ALL), prefix)
-        rows.extend(codec.decode(key, value) for key, value in found)
+        rows.extend(codec.decode(key, value) for key, value in found if offset_of(key) >= erased)
     return rows
 
 

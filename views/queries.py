@@ -76,21 +76,26 @@ def parse_event(stream: Stream, query: str, *, partitions: int) -> EventAt | Eve
     Raises:
         BadQueryError: what is missing or malformed.
     """
-    fields = _fields(query)
+    fields = fields_of(query)
     at, of = {"partition", "offset"}, {stream.key, stream.time}
     if fields.keys() == at:
-        return EventAt(_number(fields, "partition", partitions - 1), _number(fields, "offset", OFFSET_MAX))
+        return EventAt(number_of(fields, "partition", partitions - 1), number_of(fields, "offset", OFFSET_MAX))
     if fields.keys() != of:
         raise BadQueryError(f"partition and offset are needed, or {stream.key} and {stream.time}, and nothing else")
-    text = _single(fields, stream.time)
+    text = single_of(fields, stream.time)
     try:
-        return EventOf(_single(fields, stream.key), parse_instant(text))
+        return EventOf(single_of(fields, stream.key), parse_instant(text))
     except ValueError as error:
         raise BadQueryError(f"{stream.time} is {text!r}: {error}") from error
 
 
-def _number(fields: Mapping[str, Sequence[str]], name: str, greatest: int) -> int:
-    text = _single(fields, name)
+def number_of(fields: Mapping[str, Sequence[str]], name: str, greatest: int) -> int:
+    """Return a whole number from 0 to *greatest* that stands once.
+
+    Raises:
+        BadQueryError: it does not.
+    """
+    text = single_of(fields, name)
     if not _WHOLE.fullmatch(text) or len(text) > OFFSET_DIGITS_MAX or int(text) > greatest:
         raise BadQueryError(f"{name} is {text[:40]!r}: a whole number from 0 to {greatest} is needed")
     return int(text)
@@ -102,9 +107,9 @@ def parse_profile(stream: Stream, user: str, query: str) -> ProfileQuery:
     Raises:
         BadQueryError: what is missing or malformed.
     """
-    fields = _fields(query)
+    fields = fields_of(query)
     start_ms, end_ms = _time_range(fields)
-    text = _single(fields, "limit", default=str(NEWEST_MAX))
+    text = single_of(fields, "limit", default=str(NEWEST_MAX))
     if not _WHOLE.fullmatch(text):
         raise BadQueryError(f"limit is {text!r}: a whole number from 0 is needed")
     return ProfileQuery(user, start_ms, end_ms, min(int(text.lstrip("0")[:LIMIT_DIGITS_MAX] or 0), NEWEST_MAX))
@@ -116,20 +121,25 @@ def parse_aggregates(stream: Stream, query: str) -> AggregatesQuery:
     Raises:
         BadQueryError: what is missing or malformed.
     """
-    fields = _fields(query)
+    fields = fields_of(query)
     start_ms, end_ms = _time_range(fields)
     if start_ms % MINUTE_MS or end_ms % MINUTE_MS:
         raise BadQueryError("both ends of time_range are full minutes")
     if end_ms - start_ms > MINUTES_MAX * MINUTE_MS:
         raise BadQueryError(f"time_range is at most {MINUTES_MAX} minutes long")
-    filters = {name: _single(fields, name) for name in stream.dimensions if name in fields}
-    kind = _single(fields, stream.kind)
+    filters = {name: single_of(fields, name) for name in stream.dimensions if name in fields}
+    kind = single_of(fields, stream.kind)
     if kind not in stream.kinds:
         raise BadQueryError(f"{stream.kind} is {kind!r}: one of {', '.join(stream.kinds)} is needed")
     return AggregatesQuery(start_ms // MINUTE_MS, end_ms // MINUTE_MS, filters, _aggregates(stream, fields))
 
 
-def _fields(query: str) -> dict[str, list[str]]:
+def fields_of(query: str) -> dict[str, list[str]]:
+    """Return the values of each parameter of a query string.
+
+    Raises:
+        BadQueryError: it is not UTF-8, or has too many.
+    """
     try:
         pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MAX)
     except ValueError as error:
@@ -145,7 +155,12 @@ def _fields(query: str) -> dict[str, list[str]]:
     return fields
 
 
-def _single(fields: Mapping[str, Sequence[str]], name: str, *, default: str | None = None) -> str:
+def single_of(fields: Mapping[str, Sequence[str]], name: str, *, default: str | None = None) -> str:
+    """Return the one value of a parameter, or *default* where it has none.
+
+    Raises:
+        BadQueryError: it has none and needs one, or has several.
+    """
     values = fields.get(name, ())
     if not values and default is not None:
         return default
@@ -155,7 +170,7 @@ def _single(fields: Mapping[str, Sequence[str]], name: str, *, default: str | No
 
 
 def _time_range(fields: Mapping[str, Sequence[str]]) -> tuple[int, int]:
-    text = _single(fields, "time_range")
+    text = single_of(fields, "time_range")
     ends = text.split("_")
     if len(ends) != 2:
         raise BadQueryError(f"time_range is {text!r}: two instants joined by one _ are needed")

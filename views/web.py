@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 from faust.web import View
 
+from dashboard.files import PAGE, answer_file
 from streams.errors import IncompleteAnswerError
 from streams.metrics import CONTENT_TYPE, WorkerMetrics
 from tables.profiles import Row, RowCodec
@@ -98,8 +99,10 @@ class Views:
         return web.Response(body=_msgpack({"answer": answer, "misrouted": misrouted}), content_type="application/msgpack")
 
     async def ready(self, request: web.Request) -> web.StreamResponse:
-        """Say 200 when recovered and not rebalancing."""
+        """Say 200 when recovered, not rebalancing, and not asked to stop; a worker that stops answers its peers on."""
         app = self.tables.blocks.app
+        if app.stops:
+            return json_answer({"ready": False, "reason": "stopping"}, status=503)
         if self.owners.is_ready():
             return json_answer({"ready": True, "partitions": self.tables.block_store.owned()})
         reason = "rebalancing" if app.rebalancing else "recovering the tables"
@@ -134,14 +137,16 @@ class Views:
 
 def create_views(app: Any, views: Views) -> None:
     """Declare the pages of a worker."""
-    _add_page(app, "/aggregates", views.timed("aggregates", views.answer_aggregates, scope="whole"), {"get", "post"})
-    _add_page(app, r"/user_profiles/{user:[^/]*}", views.timed("profile", views.answer_profile, scope="whole"), {"get", "post"})
-    _add_page(app, "/event", views.timed("event", views.answer_event, scope="whole"), {"get", "post"})
+    add_page(app, "/aggregates", views.timed("aggregates", views.answer_aggregates, scope="whole"), {"get", "post"})
+    add_page(app, r"/user_profiles/{user:[^/]*}", views.timed("profile", views.answer_profile, scope="whole"), {"get", "post"})
+    add_page(app, "/event", views.timed("event", views.answer_event, scope="whole"), {"get", "post"})
     for name in ("aggregates", "profiles", "event", "look"):
-        _add_page(app, f"/internal/{name}", views.timed(name, views.answer_peer, scope="peer"), {"post"})
-    _add_page(app, "/live", views.live, {"get"})
-    _add_page(app, "/ready", views.ready, {"get"})
-    _add_page(app, "/metrics", views.show_metrics, {"get"})
+        add_page(app, f"/internal/{name}", views.timed(name, views.answer_peer, scope="peer"), {"post"})
+    add_page(app, "/dashboard", answer_page, {"get"})
+    add_page(app, r"/dashboard/assets/{file:[^/]+}", answer_page, {"get"})
+    add_page(app, "/live", views.live, {"get"})
+    add_page(app, "/ready", views.ready, {"get"})
+    add_page(app, "/metrics", views.show_metrics, {"get"})
 
     @app.timer(LOOK_ROUND_S, name="look-round")
     async def look_round() -> None:
@@ -149,12 +154,20 @@ def create_views(app: Any, views: Views) -> None:
         await views.owners.look_round()
 
 
-def _add_page(app: Any, path: str, handler: Handler, methods: set[str]) -> None:
+def add_page(app: Any, path: str, handler: Handler, methods: set[str]) -> None:
     async def page(self: Any, request: web.Request, **_: Any) -> web.StreamResponse:
         return await handler(request)
 
     name = "page-" + path.strip("/").replace("/", "-")
     app.page(path, name=name)(type(name, (View,), dict.fromkeys(methods, page)))
+
+
+async def answer_page(request: web.Request) -> web.StreamResponse:
+    """Answer the dashboard page, or a file of it."""
+    found = answer_file(request.match_info.get("file", PAGE), request.headers)
+    if found is None:
+        raise web.HTTPNotFound
+    return web.Response(body=found.body, status=found.status, headers=found.headers)
 
 
 def json_answer(value: Any, *, status: int = 200) -> web.Response:
