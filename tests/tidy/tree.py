@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SOURCE_FOLDERS = ("streams", "tables", "agents", "sinks", "views", "gateway", "stack", "load")
+SOURCE_FOLDERS = ("streams", "tables", "agents", "sinks", "views", "gateway", "dashboard", "stack", "load")
 PYTHON_FOLDERS = (*SOURCE_FOLDERS, "bench", "tests")
 TEXT_SUFFIXES = (
     ".py",
