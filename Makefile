@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 WORKERS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run demo load test simulate check faults bench where psql lock clean
+.PHONY: help setup setup-dev run demo load test simulate check faults bench where psql lock sbom audit clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -23,8 +23,8 @@ setup setup-dev: # .venv as requirements.lock says, or requirements-dev.lock; qu
 run: setup ## the whole job in the foreground; Ctrl-C stops it. WORKERS=n
 	@exec $(PYTHON) -m stack run --workers '$(WORKERS)'
 
-demo: setup ## the same with generated traffic. RATE=events a second
-	@exec $(PYTHON) -m stack demo --workers '$(WORKERS)'
+demo: setup ## the same with generated traffic. RATE=events a second, OBSERVE=1 with Prometheus
+	@exec $(PYTHON) -m stack demo --workers '$(WORKERS)' $(if $(filter-out 0,$(OBSERVE)),--observe)
 
 load: setup ## the load generator against a running gateway. ARGS=
 	@exec $(PYTHON) -m load $(ARGS)
@@ -41,7 +41,7 @@ check: setup-dev ## format, lint, types, import contracts, unit tests
 	@$(PYTHON) -m ruff check --quiet .
 	@$(PYTHON) -m mypy
 	@.venv/bin/lint-imports
-	@exec $(PYTHON) -m pytest -q tests/unit tests/tidy streams tables agents sinks views gateway stack load bench
+	@exec $(PYTHON) -m pytest -q tests/unit tests/tidy streams tables agents sinks views gateway dashboard stack load bench
 
 faults: setup-dev ## the fault matrix, a table of every case. CASE= SEED= LONG=1
 	@exec $(PYTHON) -m tests.fault
@@ -55,6 +55,12 @@ where: setup ## where an event is. ARGS="--partition P --offset O" or "--user U 
 
 psql: setup ## a prompt on the running database
 	@exec $(PYTHON) -m stack psql
+
+sbom: setup ## the bill of materials, CycloneDX, into FILE= (sbom.json)
+	@exec $(PYTHON) -m stack.materials bill '$(or $(FILE),sbom.json)'
+
+audit: setup ## is any locked package known to be vulnerable; asks a service on the internet
+	@exec $(PYTHON) -m stack.materials audit
 
 LOCKED := -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--custom-compile-command "make lock" pyproject.toml

@@ -6,6 +6,8 @@ import gc
 import sys
 
 from agents.count import create_agent
+from agents.erase_page import create_eraser
+from agents.figures import create_figures
 from agents.guard import end_process
 from agents.protocol import CountingProtocol
 from agents.timers import create_timers
@@ -13,7 +15,8 @@ from agents.watchdog import create_watchdog
 from streams.app import create_app, source_topic
 from streams.clock import SYSTEM_CLOCK
 from streams.codecs import Codec
-from streams.errors import SettingsError
+from streams.errors import NewerStateError, SettingsError
+from streams.internal import check_token
 from streams.metrics import WorkerMetrics
 from streams.settings import load_settings
 from streams.topics import USER_TAGS
@@ -21,6 +24,8 @@ from tables import store
 from tables.fold import Fold
 from tables.profiles import RowCodec
 from tables.registry import create_tables
+from views.dashboard import create_dashboard
+from views.internal import internal_only
 from views.owners import Owners
 from views.web import Views, create_views, errors_as_json
 
@@ -29,11 +34,12 @@ GC_THRESHOLDS = (100_000, 50, 50)
 
 try:
     settings = load_settings()
+    check_token(settings)
     app = create_app(settings, store=store.SCHEME)
-except SettingsError as error:
+except (SettingsError, NewerStateError) as error:
     sys.exit(str(error))
 
-app.conf.web_application_options = {"middlewares": [errors_as_json]}
+app.conf.web_application_options = {"middlewares": [errors_as_json, internal_only(settings.web)]}
 metrics = WorkerMetrics()
 partitions = settings.topics.partitions
 
@@ -44,10 +50,13 @@ tag_fold = Fold(Codec(USER_TAGS), RowCodec(USER_TAGS) if settings.worker.profile
 tag_protocol = CountingProtocol(tag_tables, tag_fold, settings, metrics=metrics, clock=SYSTEM_CLOCK)
 count_tags = create_agent(app, tags, tag_protocol)
 create_timers(app, tag_protocol)
-create_watchdog(app, tag_protocol)
+create_eraser(app, tag_protocol)
+create_figures(app, tag_protocol, create_watchdog(app, tag_protocol))
 
 # tables -> answers
-create_views(app, Views(tag_tables, Owners(app, tag_tables, partitions=partitions), metrics))
+tag_views = Views(tag_tables, Owners(app, tag_tables, partitions=partitions, web=settings.web), metrics)
+create_views(app, tag_views)
+create_dashboard(app, tag_views, settings)
 
 gc.set_threshold(*GC_THRESHOLDS)
 gc.freeze()

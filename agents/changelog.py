@@ -20,11 +20,12 @@ FROZEN = -1
 
 
 class ChangelogRecord(NamedTuple):
-    """What goes into a topic; headers are Kafka's own pairs."""
+    """What goes into a topic; headers are Kafka's own pairs, and without a time it is that of the sending."""
 
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]] = ()
+    timestamp_ms: int | None = None
 
 
 class Sent(NamedTuple):
@@ -56,7 +57,8 @@ async def send_groups(
     async def flush() -> None:
         batch = producer.create_batch()
         for record in pending:
-            if batch.append(key=record.key, value=record.value, timestamp=None, headers=list(record.headers)) is None:
+            headers = list(record.headers)
+            if batch.append(key=record.key, value=record.value, timestamp=record.timestamp_ms, headers=headers) is None:
                 raise ValueError(f"{pending_bytes} bytes do not fit into one batch for {topic!r}")
         batch.close()
         sent.append(Sent(await producer.send_batch(batch, topic, partition=partition), len(pending)))

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 EXIT_CODE = 70
 """`EX_SOFTWARE`: the manager starts the process again."""
 
+BEFORE_END: list[Callable[[BaseException], None]] = []
+"""Told of the error that ends the process; must not raise, and must be quick."""
+
 
 def end_process(error: BaseException) -> NoReturn:
     """Say why, and end this process at once: no clean-up that could acknowledge or commit anything."""
@@ -30,6 +33,8 @@ def end_process(error: BaseException) -> NoReturn:
         log.critical("the worker stops: %s", error)
     else:
         log.critical("the worker stops after an unexpected error", exc_info=error)
+    for tell in BEFORE_END:
+        tell(error)
     for handler in logging.getLogger().handlers:
         handler.flush()
     os._exit(EXIT_CODE)

@@ -23,25 +23,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from itertools import chain, starmap
 from typing import Any
 
+from aiokafka.errors import KafkaError
 from faust.types import TP
 from rocksdict import WriteBatch
 
 from agents.beginning import Beginning, beginning_at
 from agents.changelog import BatchProducer, ChangelogRecord, OffsetKeys, Sent, dead_letter, send_groups
 from agents.guard import DeadLetterShare, guard
+from agents.observe import BatchObserver, arrival_ms
 from streams.clock import Clock
-from streams.errors import KafkaUnavailableError
+from streams.errors import DeadLetterWriteError, KafkaUnavailableError
 from streams.metrics import WorkerMetrics
-from streams.partitioner import partition_of
 from streams.runs import Run
 from streams.settings import Settings
 from streams.topics import BUCKET_OFFSETS, DEAD_LETTERS, changelog_of
 from tables.blocks import PROGRESS, BlockKey, OpenBucket, Record, decode_block, newest
+from tables.erasures import note_record, stored_erasures
 from tables.fold import Fold, Refused
 from tables.partitions import PartitionState
-from tables.profiles import MISROUTED, encode_spans, user_of
+from tables.profiles import MISROUTED, encode_spans
 from tables.registry import StreamTables
 from tables.store import OFFSET_KEY, Store, note_arrival, write_batch
 from tables.trim import trim
@@ -51,21 +54,21 @@ log = logging.getLogger(__name__)
 WRITE_ROWS_MAX = 2048
 """Rows of one RocksDB write: it holds the GIL, and the views share the loop."""
 
-ROUTING_SAMPLE_ROWS = 64
-"""The first row of a batch and every so many more are checked, so that even a trickle is seen at once."""
-
 
 @dataclass(slots=True)
 class Batch:
-    """What one delivery becomes: all of it is sent, stored and acknowledged together."""
+    """What one delivery becomes: all of it is sent, stored and acknowledged together. `rewritten`: see agents/erase_rows.py."""
 
     event: Any | None = None
     records: int = 0
     blocks: list[list[Record]] = field(default_factory=list)
     rows: list[bytes] = field(default_factory=list)
     refused: list[tuple[Refused, Any]] = field(default_factory=list)
-    misrouted: bool = False
+    notes: list[tuple[bytes, bytes]] = field(default_factory=list)
+    rewritten: list[ChangelogRecord] = field(default_factory=list)
     started_s: float = 0.0
+    arrived_ms: int = 0
+    unseen_ms: int = 0
 
 
 class CountingProtocol:
@@ -78,11 +81,13 @@ class CountingProtocol:
         self.metrics = metrics
         self.clock = clock
         self.states: dict[int, PartitionState] = {}
-        self.dead_letter_share = DeadLetterShare(settings.dead_letters)
+        self.observer = BatchObserver(
+            tables.stream.topic, DeadLetterShare(settings.dead_letters), partitions=settings.topics.partitions, metrics=metrics,
+            clock=clock,
+        )  # fmt: skip
         self.offset_keys = OffsetKeys(self._persisted_offset, lambda table: metrics.frozen.labels(table).inc())
         self._slots = asyncio.Semaphore(settings.worker.batches_in_flight_max)
         self._sums = len(tables.stream.sums)
-        self._warned = False
 
     @property
     def consumer(self) -> Any:
@@ -122,7 +127,8 @@ class CountingProtocol:
             self._fold_run(state, run, batch)
             await asyncio.sleep(0)  # the views share the loop
         self._observe(state, message.value, batch)
-        batch.misrouted = self._sees_misrouted(state.partition, batch.rows)
+        if self.observer.sees_misrouted(state.partition, batch.rows):
+            batch.notes.append((MISROUTED, b""))
         if batch.started_s - state.emitted_at_s >= self.settings.worker.partial_interval_s:
             self._add_partial(state, batch)
         await self._send(state, batch)
@@ -141,6 +147,7 @@ class CountingProtocol:
             return False
         beginning = self._beginning(state.partition, seek)
         state.begin(message.epoch, seek.position)
+        state.erased.add(stored_erasures(self.tables.row_store, state.partition))
         state.known = self.counted(state.partition) or 0
         self.metrics.replayed.inc(max(0, state.known - seek.position))
         self._seed(state, beginning)
@@ -206,56 +213,33 @@ class CountingProtocol:
         return state.open.emit(through, stored=lambda low, high: store.keys_between(partition, low, high))
 
     def _observe(self, state: PartitionState, runs: list[Run], batch: Batch) -> None:
-        dead = len(batch.refused)
-        new = [refused for refused, _ in batch.refused if refused.offset >= state.known]  # others were let through before
-        records = min(batch.records, max(0, state.next - state.known))
-        self.dead_letter_share.add(records=records, dead=len(new), last=new[-1] if new else None)
-        self.metrics.dead_letter_share.set(self.dead_letter_share.share)
-        self.metrics.batch_records.observe(batch.records)
-        self.metrics.events.labels("counted").inc(batch.records - dead)
-        self.metrics.events.labels("dead_letter").inc(dead)
-        for refused, _ in batch.refused:
-            self.metrics.dead_letters.labels(refused.reason.value).inc()
-        if runs[-1].records:
-            self.metrics.event_age.observe(max(0, self.clock.now_ms() - runs[-1].records[-1].timestamp) / 1000)
-
-    def _sees_misrouted(self, partition: int, rows: list[bytes]) -> bool:
-        """Look at a sample of a batch: say whether a producer put a user elsewhere than murmur2 would."""
-        partitions = self.settings.topics.partitions
-        sample = rows[:: 2 * ROUTING_SAMPLE_ROWS]
-        misrouted = sum(partition_of(user_of(key), partitions) != partition for key in sample)
-        if misrouted:
-            self.metrics.misrouted.labels(self.tables.stream.topic).inc(misrouted)
-            self._warn_of_misrouted(partition)
-        return misrouted > 0
-
-    def _warn_of_misrouted(self, partition: int) -> None:
-        if not self._warned:
-            self._warned = True
-            topic = self.tables.stream.topic
-            log.warning(
-                "a producer of %s does not use the murmur2 partitioner (seen in partition %d): profiles are now asked for "
-                "everywhere, which costs a request a worker; set partitioner=murmur2_random in librdkafka",
-                topic, partition,
-            )  # fmt: skip
+        refused = [refused for refused, _ in batch.refused]
+        new = [each for each in refused if each.offset >= state.known]  # others were let through before
+        new_records = min(batch.records, max(0, state.next - state.known))
+        self.observer.folded(runs, records=batch.records, new_records=new_records, refused=refused, new=new)
+        batch.arrived_ms = arrival_ms(runs)
+        state.unseen_ms = state.unseen_ms or batch.arrived_ms
 
     # -- 3. send
 
     async def _send(self, state: PartitionState, batch: Batch) -> None:
         """Send rows and dead letters, in order; the batch's blocks follow in `_finish`, after that of the batch before."""
-        rows = list(encode_spans(batch.rows))
+        if batch.blocks:  # what they leave out came with this delivery
+            batch.unseen_ms, state.unseen_ms = state.unseen_ms, batch.arrived_ms if state.dirty else 0
         async with state.lock:
+            batch.rows = state.erased.kept_rows(batch.rows)
+            batch.refused = state.erased.kept_refused(batch.refused, user_path=self.tables.stream.key)
             sent = {DEAD_LETTERS: await self._send_dead_letters(state.partition, batch)}
             if self.tables.rows is not None:
-                if batch.misrouted:
-                    rows.append((MISROUTED, next(encode_spans([MISROUTED, b""]))[1]))
-                groups = [[ChangelogRecord(*record)] for record in rows]
+                records = chain(encode_spans(batch.rows), map(note_record, batch.notes))
+                groups = [[record] for record in (*starmap(ChangelogRecord, records), *batch.rewritten)]
                 sent[self.tables.rows.name] = await self._send_table(self.tables.rows, state.partition, groups)
             state.tail = asyncio.ensure_future(self._finish(state, batch, sent, state.tail))
 
     async def _send_blocks(self, partition: int, batch: Batch) -> list[tuple[int, int]]:
         groups = [[ChangelogRecord(*record) for record in group] for group in batch.blocks]
-        return await self._acknowledgments(await self._send_table(self.tables.blocks, partition, groups))
+        name = self.tables.blocks.name
+        return await self._acknowledgments(await self._send_table(self.tables.blocks, partition, groups), name)
 
     async def _send_table(self, table: Any, partition: int, groups: list[list[ChangelogRecord]]) -> list[Sent]:
         size = sum(len(record.key or b"") + len(record.value or b"") for group in groups for record in group)
@@ -273,10 +257,11 @@ class CountingProtocol:
         self, state: PartitionState, batch: Batch, sent: dict[str, list[Sent]], before: asyncio.Future[None] | None
     ) -> None:
         async with guard():
-            acknowledged = {table: await self._acknowledgments(batches) for table, batches in sent.items()}
+            acknowledged = {topic: await self._acknowledgments(batches, topic) for topic, batches in sent.items()}
             if before is not None:
                 await before
             self._store_blocks(state.partition, batch, await self._send_blocks(state.partition, batch))
+            self.observer.shown(batch.unseen_ms)
             if self.tables.rows is not None:
                 await self._store_rows(state.partition, batch, acknowledged[self.tables.rows.name])
             if batch.event is not None:
@@ -284,14 +269,19 @@ class CountingProtocol:
                 self.metrics.batch_seconds.observe(self.clock.monotonic_s() - batch.started_s)
                 self._slots.release()
 
-    async def _acknowledgments(self, sent: list[Sent]) -> list[tuple[int, int]]:
+    async def _acknowledgments(self, sent: list[Sent], name: str) -> list[tuple[int, int]]:
         timeout_s = self.settings.worker.acknowledge_timeout_s
         try:
             return [
                 ((await asyncio.wait_for(asyncio.shield(part.acknowledgment), timeout_s)).offset, part.records) for part in sent
             ]
         except TimeoutError as error:
-            raise KafkaUnavailableError(f"Kafka did not acknowledge a changelog batch within {timeout_s} s") from error
+            kind = DeadLetterWriteError if name == DEAD_LETTERS else KafkaUnavailableError
+            raise kind(f"Kafka did not acknowledge a batch of {name} within {timeout_s} s") from error
+        except KafkaError as error:
+            if name != DEAD_LETTERS:
+                raise
+            raise DeadLetterWriteError(f"Kafka refuses a batch of {name}: {error!r}") from error
 
     def _store_blocks(self, partition: int, batch: Batch, acknowledged: list[tuple[int, int]]) -> None:
         store = self.tables.block_store
@@ -312,7 +302,7 @@ class CountingProtocol:
     async def _store_rows(self, partition: int, batch: Batch, acknowledged: list[tuple[int, int]]) -> None:
         """Write rows in slices; the offset key comes in the last, so a crash in between only repeats them."""
         rows = batch.rows
-        if not rows:
+        if not acknowledged:
             return
         store: Store = self.tables.row_store  # type: ignore[assignment]
         last = max(0, (len(rows) - 1) // (2 * WRITE_ROWS_MAX))
@@ -324,8 +314,8 @@ class CountingProtocol:
             pairs = iter(rows[2 * WRITE_ROWS_MAX * number : 2 * WRITE_ROWS_MAX * (number + 1)])
             for key in pairs:
                 write.put(key, next(pairs))
-            if batch.misrouted:
-                write.put(MISROUTED, b"")
+            for key, value in batch.notes:
+                write.put(key, value)
             if number == last:
                 self._remember(write, self.tables.rows.name, partition, acknowledged)  # type: ignore[union-attr]
             write_batch(database, write)

@@ -236,7 +236,7 @@ def main(arguments: list[str] | None = None, *, say: Say | None = None) -> int:
         if not settings.kafka.servers:
             raise SettingsError("kafka.servers is empty: say where Kafka is by TALLY_KAFKA_SERVERS (see stack.env)")
         url = options.url or f"http://{settings.gateway.host}:{settings.gateway.port}"
-        with closing(Reader(settings.kafka.servers)) as reader:
+        with closing(Reader(settings.kafka)) as reader:
             return _do(options, Replay(settings, reader, url=url, say=say or _say))
     except TallyError as error:
         sys.stderr.write(f"replay: {error}\n")

@@ -23,6 +23,7 @@ from aiokafka.errors import KafkaError, ProducerFenced
 
 from streams.dead_letters import DeadLetter, Position, encode_mark
 from streams.errors import KafkaUnavailableError, TallyError
+from streams.kafka_access import access
 from streams.settings import Settings
 from streams.topics import REPLAYS
 
@@ -100,6 +101,7 @@ async def begin(settings: Settings) -> AsyncIterator[Transactions]:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # What it logs as an error, we raise.
     producer = AIOKafkaProducer(
         bootstrap_servers=settings.kafka.servers,
+        **access(settings.kafka),
         transactional_id=TRANSACTIONAL_ID,
         transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
         max_request_size=settings.topics.record_bytes_max + HEADERS_BYTES_MAX,

@@ -7,7 +7,10 @@ answers: without Kafka no worker gets on, and a restart would cost the answers t
 from __future__ import annotations
 
 import logging
+import math
+import sys
 import threading
+import traceback
 import warnings
 from asyncio import AbstractEventLoop
 from collections.abc import Mapping
@@ -25,6 +28,7 @@ with warnings.catch_warnings():
 from agents.guard import end_process
 from agents.protocol import CountingProtocol
 from streams.errors import StalledError
+from streams.kafka_access import access
 from streams.topics import APP_ID, BUCKET_OFFSETS
 
 log = logging.getLogger(__name__)
@@ -32,6 +36,9 @@ log = logging.getLogger(__name__)
 LOOKS_A_TIMEOUT = 12
 """A stall is seen late by at most this part of its timeout."""
 ASK_TIMEOUT_MS = 5_000
+STUCK_S = 30.0
+"""After so long without a turn of the loop the log says where it is: the process may have to be ended, which tells nothing."""
+FRAMES_MAX = 12
 CHATTY = ("aiokafka", "kafka")
 """These log every failed try to connect as an error; the watchdog says once when an outage begins, and when it ends."""
 
@@ -111,7 +118,11 @@ class Stalls:
 
 
 class Watchdog:
-    """Watches one worker from its own thread."""
+    """Watches one worker from its own thread.
+
+    Attributes:
+        ends: of each partition, the offset after the last committed record, as Kafka last said; for whoever shows the lag.
+    """
 
     def __init__(self, app: Any, protocol: CountingProtocol) -> None:
         self._app = app
@@ -119,6 +130,7 @@ class Watchdog:
         self._clock = protocol.clock
         self._topic = protocol.tables.stream.topic
         self._timeout_s = protocol.settings.worker.stall_timeout_s
+        self.ends: Mapping[int, int] = {}
         self._admin: Any = None
         self._stalls = Stalls()
         self._silent_since_s: float | None = None
@@ -136,6 +148,8 @@ class Watchdog:
             inside = self._ask_inside(loop, interval_s)
             # Counted in looks, not in time: a process that was paused has missed none.
             unanswered = 0 if inside else unanswered + 1
+            if unanswered == math.ceil(STUCK_S / interval_s):
+                self._tell_where(unanswered * interval_s)
             if unanswered > LOOKS_A_TIMEOUT:
                 end_process(StalledError(f"its event loop has not answered for {self._timeout_s:.0f} s"))
             if inside:
@@ -150,6 +164,8 @@ class Watchdog:
             self._disconnect()
             self._stalls.update({}, self._clock.monotonic_s())
             return
+        self.ends = outside.ends
+        self._protocol.metrics.dependency_up.labels("kafka").set(1)
         now_s = self._clock.monotonic_s()
         if self._silent_since_s is not None:
             log.warning("kafka is back after %.0f s", now_s - self._silent_since_s)
@@ -161,9 +177,18 @@ class Watchdog:
 
     def _note_outage(self, error: KafkaError) -> None:
         """Say once that an outage begins: the clients would say so many times a second."""
+        self._protocol.metrics.dependency_up.labels("kafka").set(0)
         if self._silent_since_s is None:
             self._silent_since_s = self._clock.monotonic_s()
             log.warning("kafka does not answer (%r): counting waits, queries are answered from the tables", error)
+
+    def _tell_where(self, stuck_s: float) -> None:
+        """Count that the loop is stuck, and log where: file, line and function of its innermost calls."""
+        self._protocol.metrics.loop_stuck.inc()
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        calls = reversed(traceback.extract_stack(frame)[-FRAMES_MAX:])
+        where = " < ".join(f"{call.filename}:{call.lineno} {call.name}" for call in calls)
+        log.warning("the event loop has not turned for %.0f s; it is at %s", stuck_s, where)
 
     # -- what the worker says
 
@@ -201,8 +226,9 @@ class Watchdog:
 
     def _ask_outside(self) -> Outside:
         if self._admin is None:
-            servers = self._protocol.settings.kafka.servers.split(",")
-            self._admin = KafkaAdminClient(bootstrap_servers=servers, request_timeout_ms=ASK_TIMEOUT_MS)
+            kafka = self._protocol.settings.kafka
+            servers = kafka.servers.split(",")
+            self._admin = KafkaAdminClient(bootstrap_servers=servers, request_timeout_ms=ASK_TIMEOUT_MS, **access(kafka))
         partitions = [TopicPartition(self._topic, number) for number in range(self._protocol.settings.topics.partitions)]
         ends = self._admin.list_partition_offsets(
             dict.fromkeys(partitions, OffsetSpec.LATEST),
@@ -223,8 +249,10 @@ class Watchdog:
             self._admin = None
 
 
-def create_watchdog(app: Any, protocol: CountingProtocol) -> None:
+def create_watchdog(app: Any, protocol: CountingProtocol) -> Watchdog:
     """Watch this worker from the moment its loop runs, before recovery, until the process ends; a stop may hang too."""
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    app.on_loop.append(Watchdog(app, protocol).start)
+    watchdog = Watchdog(app, protocol)
+    app.on_loop.append(watchdog.start)
+    return watchdog

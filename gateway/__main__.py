@@ -7,12 +7,14 @@ import sys
 
 import uvloop
 
-from gateway.log_lines import configure_logging
 from gateway.server import serve
 from streams.errors import SettingsError
+from streams.logs import Service, configure_logging
 from streams.settings import load_settings
 
 SETTINGS_EXIT_CODE = 2
+CHATTY = ("aiokafka", "uvicorn")
+"""These report every failed try to connect as an error; the gateway says once that Kafka does not answer."""
 
 
 def main() -> int:
@@ -21,7 +23,7 @@ def main() -> int:
         settings = load_settings()
         if not settings.kafka.servers:
             raise SettingsError("kafka.servers is empty; `make run` sets it, or set TALLY_KAFKA_SERVERS=host:port")
-        configure_logging(settings.log.level)
+        configure_logging(settings, Service("gateway"), quiet=CHATTY)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
     except SettingsError as error:

@@ -11,7 +11,9 @@ from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from streams.errors import KafkaUnavailableError
+from streams.kafka_access import access
 from streams.partitioner import check_partitions
+from streams.settings import Kafka
 
 BATCH_BYTES_MAX = 262_144
 """Before compression. At 16,000 events/s a batch of 3 ms is under 20 KiB; a full one means that Kafka is slow."""
@@ -32,15 +34,16 @@ class Connection:
         self._topic = topic
 
     @classmethod
-    async def open(cls, servers: str, topic: str, *, partitions: int, request_timeout_s: float) -> Connection:
-        """Connect to *servers* (host:port,host:port).
+    async def open(cls, kafka: Kafka, topic: str, *, partitions: int, request_timeout_s: float) -> Connection:
+        """Connect to the brokers of *kafka*.
 
         Raises:
             KafkaUnavailableError: no broker answers, or the topic does not exist (yet); try again.
-            SettingsError: the topic has another number of partitions than *partitions*.
+            SettingsError: the topic has another number of partitions than *partitions*, or the settings let nobody in.
         """
         producer = AIOKafkaProducer(
-            bootstrap_servers=servers,
+            bootstrap_servers=kafka.servers,
+            **access(kafka),
             acks="all",
             enable_idempotence=True,
             compression_type="zstd",
@@ -60,7 +63,7 @@ class Connection:
             check_partitions(topic, found, partitions)
         except (KafkaError, OSError, TimeoutError) as error:
             await connection.close(0)
-            raise KafkaUnavailableError(f"kafka at {servers} does not answer") from error
+            raise KafkaUnavailableError(f"kafka at {kafka.servers} does not answer") from error
         except BaseException:
             await connection.close(0)
             raise

@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from gateway.connection import Connection
+from gateway.request_id import NO_HEADERS, RecordHeaders
 from streams.clock import SYSTEM_CLOCK, Clock
 from streams.errors import KafkaUnavailableError
 from streams.metrics import GatewayMetrics
@@ -149,7 +150,7 @@ class Intake:
 
     def __init__(self, stream: Stream, settings: Settings, metrics: GatewayMetrics, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._topic = stream.topic
-        self._servers = settings.kafka.servers
+        self._kafka = settings.kafka
         self._partitions = settings.topics.partitions
         self._linger_s = settings.gateway.linger_ms / 1000
         self._waiting_max = settings.gateway.events_waiting_max
@@ -170,21 +171,23 @@ class Intake:
         self._idle.set()
         self._stored = metrics.events.labels("acknowledged")
         metrics.waiting.set_function(lambda: self._waiting)
+        metrics.dependency_up.labels("kafka").set_function(lambda: self.why_not_ready() is None)
 
-    def append(self, key: bytes, value: bytes, tell: Tell) -> None:
+    def append(self, key: bytes, value: bytes, tell: Tell, headers: RecordHeaders = NO_HEADERS) -> None:
         """Take one event; *tell* is called with its fate, at once or within the acknowledge time limit."""
         if self._waiting >= self._waiting_max or self._waiting_bytes >= WAITING_BYTES_MAX:
             self._refuse(tell, TOO_MANY_WAITING)
         elif self._refusal is not None:
             self._refuse(tell, self._refusal)
         else:
-            self._append(self._lanes[partition_of(key, self._partitions)], key, value, tell)
+            batch = self._append(self._lanes[partition_of(key, self._partitions)], key, value, headers)
+            batch.tells.append(tell)
 
-    def fate_of(self, key: bytes, value: bytes) -> asyncio.Future[Fate]:
+    def fate_of(self, key: bytes, value: bytes, headers: RecordHeaders = NO_HEADERS) -> asyncio.Future[Fate]:
         """Take one event and return a future of its fate, which never raises."""
         future: asyncio.Future[Fate] = self._loop.create_future()
         # A request that was given up has cancelled its own.
-        self.append(key, value, lambda fate: None if future.done() else future.set_result(fate))
+        self.append(key, value, lambda fate: None if future.done() else future.set_result(fate), headers)
         return future
 
     def why_not_ready(self) -> str | None:
@@ -221,17 +224,17 @@ class Intake:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         self._give_up()
 
-    def _append(self, lane: Lane, key: bytes, value: bytes, tell: Tell) -> None:
+    def _append(self, lane: Lane, key: bytes, value: bytes, headers: RecordHeaders) -> Batch:
         batch = lane.open or self._open(lane)
-        if batch.builder.append(timestamp=None, key=key, value=value) is None:
+        if batch.builder.append(timestamp=None, key=key, value=value, headers=headers) is None:
             lane.close_open()
             batch = self._open(lane)
-            batch.builder.append(timestamp=None, key=key, value=value)  # A batch's first record fits, however large.
-        batch.tells.append(tell)
+            batch.builder.append(timestamp=None, key=key, value=value, headers=headers)  # A first record fits, however large.
         size_bytes = len(key) + len(value)
         batch.bytes += size_bytes
         self._waiting += 1
         self._waiting_bytes += size_bytes
+        return batch
 
     def _open(self, lane: Lane) -> Batch:
         assert self._connection is not None
@@ -257,7 +260,7 @@ class Intake:
         while True:
             try:
                 self._connection = await Connection.open(
-                    self._servers,
+                    self._kafka,
                     self._topic,
                     partitions=self._partitions,
                     request_timeout_s=self._acknowledge_timeout_s,
@@ -334,6 +337,7 @@ class Intake:
         self._metrics.acknowledge_seconds.observe(self._answered_s - batch.sent_s)
         if not batch.settled:
             self._stored.inc(count)
+            self._metrics.body_bytes.inc(batch.bytes)
         return self._release(batch, None)
 
     def _break(self, error: BaseException) -> None:

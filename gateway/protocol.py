@@ -13,10 +13,10 @@ from functools import lru_cache
 from time import perf_counter
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from gateway.answers import CLOSE, JSON_TYPE, RETRY_AFTER, Headers, error_body, whole_answer
 from gateway.intake import Fate
+from gateway.limited import LimitedProtocol
+from gateway.request_id import has_id
 from gateway.user_tags import PATH, UserTags
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class ShortCycle:
         self.response_complete = True
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(LimitedProtocol):
     """One connection."""
 
     def __init__(self, *arguments: Any, user_tags: UserTags | None, **named: Any) -> None:
@@ -55,25 +55,25 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._held is not None:
+        if self._held is not None and not self.transport.is_closing():
             self._take_usual_way()
 
-    def on_headers_complete(self) -> None:
+    def begin(self) -> None:
         if self._user_tags is not None and self.url == TAGS_URL and self._may_be_short():
             self._held = b""
         else:
-            super().on_headers_complete()
+            super().begin()
 
-    def on_body(self, body: bytes) -> None:
+    def take(self, body: bytes) -> None:
         if self._held is None:
-            super().on_body(body)
+            super().take(body)
             return
         assert self._user_tags is not None
         self._held += body
         if len(self._held) > self._user_tags.body_bytes_max:
             self._take_usual_way()
 
-    def on_message_complete(self) -> None:
+    def complete(self) -> None:
         if self._held is not None:
             try:
                 if self._append(self._held):
@@ -85,13 +85,7 @@ class Protocol(HttpToolsProtocol):
                 self._fail()
                 return
             self._take_usual_way()
-        super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP in JSON too."""
-        body = error_body("not_http", "the request is not valid HTTP", "percent-encode the path and the query")
-        self.transport.write(whole_answer(400, [JSON_TYPE, CLOSE], body))
-        self.transport.close()
+        super().complete()
 
     def _may_be_short(self) -> bool:
         """Say whether nothing of the request so far needs more than its event's fate for an answer."""
@@ -101,16 +95,17 @@ class Protocol(HttpToolsProtocol):
             and parser.get_method() == b"POST"
             and parser.get_http_version() == "1.1"
             and parser.should_keep_alive()
-            and not (self.expect_100_continue or parser.should_upgrade() or self.flow.write_paused)
+            and not (self.expect_100_continue or self.flow.write_paused)
             and (self.limit_concurrency is None or len(self.connections) < self.limit_concurrency)
+            and not has_id(self.headers)
         )
 
     def _take_usual_way(self) -> None:
         """Let uvicorn begin the request that was held back."""
         held, self._held = self._held, None
-        super().on_headers_complete()
+        super().begin()
         if held:
-            super().on_body(held)
+            super().take(held)
 
     def _append(self, raw: bytes) -> bool:
         """Hand an event over, if it is right; its fate comes to `_answer`, at once or later."""

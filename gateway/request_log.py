@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Protocol
 
 from gateway.answers import Message, Receive, Scope, Send
+from gateway.request_id import HEADER, id_of, new_id
 from streams.settings import Log
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ class LoggedRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_s = perf_counter()
+        request_id = id_of(scope["headers"]) or new_id()
+        scope["headers"] = [*(pair for pair in scope["headers"] if pair[0] != HEADER), (HEADER, request_id)]
         status = 0
         body = bytearray()
 
@@ -48,6 +51,7 @@ class LoggedRequests:
             "method": scope["method"],
             "path": scope["path"] if self._settings.bodies else first_segment(scope["path"]),
             "status": status,
+            "request_id": request_id.decode(),
             "duration_ms": round((perf_counter() - started_s) * 1000, 2),
         }
         if self._settings.headers:

@@ -1,4 +1,7 @@
-"""Run the gateway: take the port, serve, and on SIGTERM answer what is in flight, flush and end."""
+"""Run the gateway: take the port and serve; on SIGTERM say so in `/ready`, serve on until balancers know, then flush and end.
+
+From the signal to the end it takes the drain time (`gateway.drain_s`) and at most `SHUTDOWN_TIMEOUT_S` more.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,12 @@ import uvicorn
 
 from gateway.app import App
 from gateway.intake import Intake
+from gateway.limited import IDLE_TIMEOUT_S, watch
 from gateway.protocol import Protocol
+from gateway.rates import Rates
 from gateway.request_log import LoggedRequests
 from gateway.workers import Workers
+from streams.clock import SYSTEM_CLOCK
 from streams.errors import SettingsError
 from streams.metrics import GatewayMetrics
 from streams.settings import Settings
@@ -27,8 +33,6 @@ log = logging.getLogger(__name__)
 
 BACKLOG_CONNECTIONS = 2_048
 CONNECTIONS_MAX = 10_000
-KEEP_ALIVE_S = 75
-"""Longer than clients and balancers keep idle connections, so that they end them and never meet a closed one."""
 ANSWER_GRACE_S = 2.0
 """After SIGTERM, how long events in flight may wait for Kafka before they are answered 503."""
 SHUTDOWN_TIMEOUT_S = 5
@@ -37,25 +41,50 @@ GC_THRESHOLD = 50_000
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that a signal ends with exit code 0; its own would raise the signal again."""
+    """A uvicorn server that a signal ends with exit code 0, and not before balancers can know of it."""
 
-    def __init__(self, config: uvicorn.Config, intake: Intake) -> None:
+    def __init__(self, config: uvicorn.Config, app: App, *, intake: Intake, workers: Workers, drain_s: float) -> None:
         super().__init__(config)
+        self._health = app.health
+        self._live_streams = app.live_streams
         self._intake = intake
+        self._workers = workers
+        self._drain_s = drain_s
+        self._drains = False
         self._flushing: asyncio.Task[None] | None = None
+
+    def drain(self) -> None:
+        """Say that it stops, and do so after the drain time; a second signal ends that at once."""
+        if self._drains or self._drain_s == 0:
+            self.stop()
+            return
+        self._drains = True
+        self._health.say_stops()
+        self._live_streams.end_all()
+        log.info("gateway stops", extra={"drain_s": self._drain_s})
+        asyncio.get_running_loop().call_later(self._drain_s, self.stop)
 
     def stop(self) -> None:
         """Accept no more, answer what is in flight, end."""
-        if self._flushing is None:
-            self._flushing = asyncio.get_running_loop().create_task(self._intake.flush(ANSWER_GRACE_S))
+        self._health.say_stops()
+        self._live_streams.end_all()
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what listens and idles first, so that nothing new comes while what is in flight is answered."""
+        self._flushing = asyncio.get_running_loop().create_task(self._flush())
+        await super().shutdown(sockets)
+
+    async def _flush(self) -> None:
+        self._workers.end_waiting()
+        await self._intake.flush(ANSWER_GRACE_S)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         numbers = (signal.SIGINT, signal.SIGTERM)
         for number in numbers:
-            loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(number, self.drain)
         try:
             yield
         finally:
@@ -71,10 +100,14 @@ async def serve(settings: Settings) -> None:
     """
     listener = listen(settings.gateway.host, settings.gateway.port)
     metrics = GatewayMetrics()
+    metrics.configured(settings)
     intake = Intake(USER_TAGS, settings, metrics)
     workers = Workers(settings)
-    server = Server(_config(App(intake, workers, metrics, settings), settings), intake)
-    async with _running(server, intake, workers):
+    metrics.queries_waiting.set_function(lambda: workers.waiting)
+    app = App(intake, workers, metrics, settings)
+    server = Server(_config(app, settings), app, intake=intake, workers=workers, drain_s=settings.gateway.drain_s)
+    metrics.connections.set_function(lambda: len(server.server_state.connections))
+    async with contextlib.aclosing(app), _running(server, intake, workers):
         log.info("gateway listens", extra={"url": f"http://{settings.gateway.host}:{settings.gateway.port}"})
         gc.collect()
         gc.freeze()
@@ -105,7 +138,8 @@ def listen(host: str, port: int) -> socket.socket:
 @contextlib.asynccontextmanager
 async def _running(server: Server, intake: Intake, workers: Workers) -> AsyncIterator[None]:
     """Keep Kafka and the workers connected; what ends one of these tasks ends the server and is raised."""
-    tasks = [asyncio.create_task(intake.run()), asyncio.create_task(workers.run())]
+    works = (intake.run(), workers.run(), watch(server.server_state.connections))
+    tasks = [asyncio.create_task(work) for work in works]
     for task in tasks:
         task.add_done_callback(lambda ended: None if ended.cancelled() else server.stop())
     try:
@@ -122,11 +156,16 @@ async def _running(server: Server, intake: Intake, workers: Workers) -> AsyncIte
             raise error
 
 
+def _rates(settings: Settings) -> Rates | None:
+    per_second = settings.gateway.requests_per_client_s
+    return Rates(per_second, clock=SYSTEM_CLOCK.monotonic_s) if per_second else None
+
+
 def _config(app: App, settings: Settings) -> uvicorn.Config:
     logged = settings.log.requests
     return uvicorn.Config(
         LoggedRequests(app, settings.log) if logged else app,
-        http=partial(Protocol, user_tags=None if logged else app.user_tags),  # type: ignore[arg-type] # any maker will do
+        http=partial(Protocol, user_tags=None if logged else app.user_tags, rates=_rates(settings)),  # type: ignore[arg-type]
         ws="none",
         interface="asgi3",
         lifespan="off",
@@ -136,6 +175,6 @@ def _config(app: App, settings: Settings) -> uvicorn.Config:
         proxy_headers=False,
         backlog=BACKLOG_CONNECTIONS,
         limit_concurrency=CONNECTIONS_MAX,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=IDLE_TIMEOUT_S,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )

@@ -23,13 +23,16 @@ from sinks.dead_letters import DeadLetterProducer, DeadLetterWriter
 from sinks.health import Health, Routes, serve
 from sinks.loop import SinkLoop, SinkStoppedError
 from sinks.migrate import check_revision, migrate
-from sinks.observe import Observer
+from sinks.observe import Observer, show_health
 from sinks.postgres import Postgres, Remedy, remedy_of
 from sinks.profiles import RowWriter
 from sinks.retention import Retention
+from sinks.roller import Roller
 from sinks.writers import Writer
 from streams.clock import SYSTEM_CLOCK
 from streams.errors import SettingsError, TallyError
+from streams.kafka_access import access
+from streams.logs import Service, configure_logging
 from streams.metrics import SinkMetrics
 from streams.settings import Settings, load_settings
 from streams.topics import STREAMS
@@ -38,7 +41,8 @@ log = logging.getLogger(__name__)
 
 USAGE = "usage: python -m sinks [migrate]"
 GROUP = "tally-sinks"
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+CHATTY = ("kafka",)
+"""It reports every failed try of an outage as an error; the loop says once when one begins, and when it ends."""
 START_PAUSE_S = 1.0
 FETCH_BYTES_MAX = 16 * 1024 * 1024
 PARTITION_FETCH_BYTES_MAX = 4 * 1024 * 1024
@@ -65,9 +69,7 @@ def main(arguments: list[str]) -> int:
     try:
         settings = load_settings()
         _check_settings(settings)
-        logging.basicConfig(level=settings.log.level, format=LOG_FORMAT)
-        # It reports every failed try of an outage as an error; the loop says once when one begins, and when it ends.
-        logging.getLogger("kafka").setLevel(logging.CRITICAL)
+        configure_logging(settings, Service("sinks"), quiet=CHATTY)
         if arguments == ["migrate"]:
             sys.stdout.write(migrate(settings.postgres.dsn) + "\n")
         else:
@@ -88,7 +90,9 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     metrics, health = SinkMetrics(), Health(SYSTEM_CLOCK)
-    server = serve(Routes(health, metrics), settings.sinks.port)
+    metrics.configured(settings)
+    show_health(metrics, health)
+    server = serve(Routes(health, metrics), settings.sinks.host, settings.sinks.port)
     postgres = Postgres(settings.postgres.dsn)
     try:
         _wait_for_schema(postgres, health, stop)
@@ -97,9 +101,12 @@ def run(settings: Settings) -> None:
             return
         observer = Observer(consumer, postgres, metrics=metrics, health=health, clock=SYSTEM_CLOCK)
         loop = make_loop(settings, consumer, postgres, observer=observer, stop=stop)
+        roller = make_roller(settings, metrics)
+        roller.start()
         try:
             loop.run()
         finally:
+            roller.stop()
             loop.letters.close()
             consumer.close(autocommit=False, timeout_ms=CLOSE_TIMEOUT_MS)
     finally:
@@ -107,10 +114,16 @@ def run(settings: Settings) -> None:
         server.shutdown()
 
 
+def make_roller(settings: Settings, metrics: SinkMetrics) -> Roller:
+    """Return the thread that rolls up; it has a connection of its own."""
+    postgres, quiet_s = Postgres(settings.postgres.dsn), settings.sinks.rollup_quiet_s
+    return Roller(STREAMS, postgres, quiet_s=quiet_s, metrics=metrics, clock=SYSTEM_CLOCK)
+
+
 def make_loop(settings: Settings, consumer: Any, postgres: Postgres, *, observer: Observer, stop: Event) -> SinkLoop:
     """Return the loop with the sinks of every stream; it runs until *stop* is set."""
     retention = Retention(STREAMS, settings.sinks, SYSTEM_CLOCK)
-    letters = DeadLetterProducer(settings.kafka.servers, record_bytes_max=settings.topics.record_bytes_max)
+    letters = DeadLetterProducer(settings.kafka, record_bytes_max=settings.topics.record_bytes_max)
     return SinkLoop(
         consumer=consumer,
         postgres=postgres,
@@ -172,6 +185,7 @@ def connect(settings: Settings, stop: Event) -> Any:
             return patient(
                 KafkaConsumer(
                     bootstrap_servers=settings.kafka.servers.split(","),
+                    **access(settings.kafka),
                     client_id=GROUP,
                     group_id=GROUP,
                     enable_auto_commit=False,

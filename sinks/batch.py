@@ -19,6 +19,7 @@ class Batch:
 
     Attributes:
         start: of each partition, the offset from which on this batch holds everything that was read.
+        arrived_ms: of each partition read from, when its first record was written, Unix time; what waits is as old as that.
         reached: of each partition read from, the offset after the last record.
         pending: what is to be written, by topic.
         rows: rows of Postgres that is.
@@ -27,13 +28,16 @@ class Batch:
 
     start: dict[Place, int]
     reached: dict[Place, int] = field(default_factory=dict)
+    arrived_ms: dict[Place, int] = field(default_factory=dict)
     pending: dict[str, list[Pending]] = field(default_factory=dict)
     rows: int = 0
     records: int = 0
 
     def take(self, record: Record, writer: Writer) -> None:
         """Add the next record of its partition."""
-        self.reached[Place(record.topic, record.partition)] = record.offset + 1
+        place = Place(record.topic, record.partition)
+        self.reached[place] = record.offset + 1
+        self.arrived_ms.setdefault(place, record.timestamp)
         self.records += 1
         pending = writer.accept(record)
         if pending is not None:

@@ -16,6 +16,7 @@ import psycopg
 from sinks.copy_text import copy, copy_isolated, lines_of, name_error, render_block, render_minute
 from sinks.days import DayPartitions
 from sinks.queries import column_names, query, table_name
+from sinks.rollups import Toucher, touches_of
 from sinks.writers import DeadLetter, Pending, Place, Record, Written, unreadable
 from streams.errors import Reason
 from streams.topics import Stream, changelog_of
@@ -61,6 +62,7 @@ class BlockWriter:
         self._delete = query("delete_cells", cells=cells)
         self._copy = query("copy_rows", table=cells, columns=column_names(self.columns))
         self._save = query("save_versions", blocks=blocks)
+        self._toucher = Toucher(stream)
 
     def accept(self, record: Record) -> Pending | None:
         """Return the version of a block; tombstones, progress and keep-alives say nothing.
@@ -104,6 +106,7 @@ class BlockWriter:
             self._replace(cursor, winners, stored, written)
             self._insert(cursor, winners, written, isolate=isolate)
             self._save_versions(cursor, winners)
+            self._touch(cursor, winners, stored)
         written.counts[self.stream.cells_sql, "superseded"] = len(versions) - len(winners)
         return written
 
@@ -147,6 +150,12 @@ class BlockWriter:
         arrays = _arrays([version.identity for version in winners])
         throughs = [version.key.through for version in winners]
         cursor.execute(self._save, arrays | {"throughs": throughs, "days": [version.day for version in winners]})
+
+    def _touch(self, cursor: psycopg.Cursor, winners: Sequence[Version], stored: Mapping[Identity, tuple[int, date]]) -> None:
+        """Mark the hours of what was written, and of what that replaced: it may lie under another day."""
+        touched = [(version.day, version.identity) for version in winners]
+        touched += [(stored[identity][1], identity) for _, identity in touched if identity in stored]
+        self._toucher.touch(cursor, touches_of((day, identity.minute, identity.partition) for day, identity in touched))
 
 
 def blocks_sql(stream: Stream) -> str:

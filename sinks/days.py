@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
+from itertools import count
 
 import psycopg
 from psycopg import sql
@@ -79,7 +80,8 @@ class DayPartitions:
             return today
         # Compared as integers: a wild timestamp may be past the last date that Python knows.
         age_days = self._clock.now_ms() // _MS_A_DAY - timestamp_ms // _MS_A_DAY
-        return today - timedelta(days=min(max(age_days, -DAYS_AHEAD), self._days))
+        # A day is kept for one more than any row joins it: what is on its way when it is dropped belongs to a later one.
+        return today - timedelta(days=min(max(age_days, -DAYS_AHEAD), self._days - 1))
 
     def ensure(self, connection: psycopg.Connection, days: Iterable[date]) -> None:
         """Create the partitions of *days* that are missing, in a transaction of its own."""
@@ -107,6 +109,13 @@ class DayPartitions:
                 cursor.execute(query("drop_day", day=table_name(name)))
         self._known.difference_update(expired)
         return names
+
+    def ahead(self, connection: psycopg.Connection) -> int:
+        """Return for how many days after today there are partitions, without a gap; asks Postgres."""
+        with connection.cursor() as cursor:
+            existing = set(self._existing(cursor))
+        today = day_of(self._clock.now_ms())
+        return next(days for days in count() if today + timedelta(days=days + 1) not in existing)
 
     def forget(self) -> None:
         """Ask Postgres again which partitions there are."""

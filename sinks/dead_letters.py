@@ -16,7 +16,10 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 from sinks.queries import query
 from sinks.writers import STAGE, DeadLetter, Pending, Place, Record, Written
 from streams.clock import Clock
+from streams.dead_letters import BOUNDARY_KEY
 from streams.errors import KafkaUnavailableError, Reason
+from streams.kafka_access import access
+from streams.settings import Kafka
 from streams.topics import DEAD_LETTERS
 
 TABLE = "dead_letters"
@@ -56,6 +59,8 @@ class DeadLetterWriter:
 
     def accept(self, record: Record) -> Pending | None:
         """Return any record as a dead letter: one without a position of its own has that of the dead letter."""
+        if record.key == BOUNDARY_KEY:
+            return None
         at_ms = record.timestamp if 0 <= record.timestamp <= self._clock.now_ms() else self._clock.now_ms()
         return Pending(Place(record.topic, record.partition), record.offset, 1, read_letter(record, at_ms=at_ms))
 
@@ -98,13 +103,13 @@ def _number(text: str | None) -> int:
 class DeadLetterProducer:
     """Puts dead letters into Kafka; connects when the first one comes."""
 
-    def __init__(self, servers: str, *, record_bytes_max: int) -> None:
+    def __init__(self, kafka: Kafka, *, record_bytes_max: int) -> None:
         """Describe the producer; nothing happens before `send`.
 
         Args:
             record_bytes_max: a longer value is left out of its dead letter: the topic would refuse it for good.
         """
-        self._servers = servers
+        self._kafka = kafka
         self._record_bytes_max = record_bytes_max
         self._producer: Any = None
 
@@ -137,7 +142,8 @@ class DeadLetterProducer:
     def _connect(self) -> Any:
         if self._producer is None:
             self._producer = KafkaProducer(
-                bootstrap_servers=self._servers.split(","),
+                bootstrap_servers=self._kafka.servers.split(","),
+                **access(self._kafka),
                 acks="all",
                 client_id="tally-sinks",
                 max_request_size=self._record_bytes_max + ENVELOPE_BYTES_MAX,

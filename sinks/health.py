@@ -16,7 +16,6 @@ from streams.metrics import CONTENT_TYPE, ProcessMetrics
 
 log = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
 READY_WITHIN_S = 20.0
 """An answer of Kafka or Postgres older than this counts as none; both are asked every few seconds."""
 SOCKET_TIMEOUT_S = 5.0
@@ -86,11 +85,11 @@ def _error(status: HTTPStatus, code: str, message: str) -> Answer:
     return status, JSON_TYPE, json.dumps({"error": {"code": code, "message": message}}).encode()
 
 
-def serve(routes: Routes, port: int) -> ThreadingHTTPServer:
+def serve(routes: Routes, host: str, port: int) -> ThreadingHTTPServer:
     """Start the server and return it.
 
     Raises:
-        SettingsError: the port is taken.
+        SettingsError: the port is taken, or the address is not ours.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -113,9 +112,11 @@ def serve(routes: Routes, port: int) -> ThreadingHTTPServer:
             log.debug("http request", extra={"request": format % args})
 
     try:
-        server = ThreadingHTTPServer((HOST, port), Handler)
+        server = ThreadingHTTPServer((host, port), Handler)
     except OSError as error:
-        raise SettingsError(f"sinks.port is {port}: {error.strerror}; stop who listens there, or choose another") from error
+        raise SettingsError(
+            f"sinks.port is {port} (sinks.host {host}): {error.strerror}; stop who listens there, or choose another"
+        ) from error
     server.daemon_threads = True
     Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server

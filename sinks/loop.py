@@ -228,6 +228,7 @@ class SinkLoop:
                 log.warning("reading again from where postgres is: %s", error)
                 self._rebalances.happened.set()
             except KafkaUnavailableError as error:
+                self.observer.letters_failed()
                 self._retry("kafka", error, attempt)
             except psycopg.Error as error:
                 if remedy_of(error) is Remedy.ISOLATE and not isolate:
@@ -277,6 +278,8 @@ class SinkLoop:
         until_s = self.clock.monotonic_s() + pause_s
         try:
             while not self.stop.is_set() and (left_s := until_s - self.clock.monotonic_s()) > 0:
+                if self.observer.is_due():
+                    self.observer.look_at_kafka(self._batch)
                 self.consumer.pause(*self.consumer.assignment())
                 if self.consumer.poll(timeout_ms=int(1000 * min(left_s, POLL_S_MAX)) + 1, max_records=1):
                     self._rebalances.happened.set()  # From a partition that was just given to us, and is not sought yet.
@@ -288,7 +291,7 @@ class SinkLoop:
     def _keep_house(self) -> None:
         """Ask both services for a sign of life now and then, and drop what is too old."""
         if self.observer.is_due():
-            self.observer.look(self._batch.start)
+            self.observer.look(self._batch, lambda: self.retention.days_ahead(self.postgres.connection()))
         if self.retention.is_due():
             try:
                 self.retention.sweep(self.postgres.connection())

@@ -7,7 +7,7 @@ may overlap, for a worker that starts again cuts them otherwise, but each holds 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from itertools import groupby
 from operator import attrgetter
@@ -26,8 +26,6 @@ from streams.topics import Stream, changelog_of
 from tables.profiles import INVERSE, Row, RowCodec, SpanKey, decode_span
 
 SPAN_KEY_BYTES = 16
-EMPTY_SPAN = b"\x90"
-"""A msgpack list of nothing: a keep-alive."""
 INT64_MAX = (1 << 63) - 1
 
 
@@ -62,8 +60,8 @@ class RowWriter:
         self._copy = query("copy_rows", table=events, columns=column_names(self.columns))
 
     def accept(self, record: Record) -> Pending | None:
-        """Return the rows of a span; a keep-alive and a record of another kind say nothing."""
-        if not record.value or record.key is None or len(record.key) != SPAN_KEY_BYTES or record.value == EMPTY_SPAN:
+        """Return the rows of a span, none where all of them were erased; a record of another kind says nothing."""
+        if not record.value or record.key is None or len(record.key) != SPAN_KEY_BYTES:
             return None
         key = SpanKey.decode(record.key)
         try:
@@ -98,7 +96,7 @@ class RowWriter:
 
     def write(self, cursor: psycopg.Cursor, pending: Sequence[Pending], *, isolate: bool) -> Written:
         """Replace the rows of the spans that are pending."""
-        spans = [item.content for item in pending if item.content]
+        spans = newest_versions(item.content for item in pending if item.content)
         written = Written()
         if not spans:
             return written
@@ -155,6 +153,11 @@ def covered(spans: Sequence[Span]) -> Iterator[Range]:
                 first = span.key.first
             last = max(last, span.key.last)
         yield Range(partition, first, last)
+
+
+def newest_versions(spans: Iterable[Span]) -> list[Span]:
+    """Return the spans, of one key the last: another worker's has the same rows, or an erasure has left some out of it."""
+    return list({(span.partition, span.key): span for span in spans}.values())
 
 
 def distinct(spans: Sequence[Span]) -> Iterator[tuple[Span, Row]]:

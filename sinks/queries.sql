@@ -117,29 +117,140 @@ DELETE FROM {blocks} WHERE stored_on < %(kept_from)s;
 -- name: forget_dead_letters
 DELETE FROM tally.dead_letters WHERE recorded_at < to_timestamp(%(kept_from_ms)s::float8 / 1000);
 
--- name: find_event
--- The event minute of the row of one source position, whatever day it lies in.
-SELECT floor(extract(epoch FROM occurred_at) / 60)::bigint
-  FROM {events}
- WHERE source_partition = %(partition)s AND source_offset = %(offset)s
- LIMIT 1;
+-- name: touch_hours
+-- One row more for each hour and source partition of a transaction: whoever rolls an hour up sees whether it is the latest.
+INSERT INTO {touched} AS t (stored_on, hour_at, source_partition, version, touched_at)
+SELECT stored_on, to_timestamp(hour::float8 * 3600), source_partition, 1, now()
+  FROM unnest(%(days)s::date[], %(hours)s::bigint[], %(partitions)s::integer[]) AS w (stored_on, hour, source_partition)
+ ORDER BY stored_on, hour, source_partition
+    ON CONFLICT (stored_on, hour_at, source_partition) DO UPDATE SET version = t.version + 1, touched_at = excluded.touched_at;
 
--- name: find_events_of
--- Where the events of one user and millisecond came from.
-SELECT source_partition, source_offset
-  FROM {events}
- WHERE {user} = %(user)s AND occurred_at = to_timestamp(0) + %(at_ms)s * interval '1 millisecond'
- ORDER BY source_partition, source_offset
+-- name: lock_rollups
+-- One at a time rolls up, of all processes; it lasts until the transaction ends.
+SELECT pg_try_advisory_xact_lock(hashtext('tally.rollups'));
+
+-- name: allow_memory
+-- The groups of a busy hour fit, so that they are not sorted on the disk.
+SELECT set_config('work_mem', %(memory)s::text, true);
+
+-- name: due_hours
+-- Hours whose minutes were written since they were rolled up: those that are over, quiet for a while, or waiting for long.
+SELECT t.stored_on, (extract(epoch FROM t.hour_at) / 3600)::bigint
+  FROM {touched} t
+  LEFT JOIN {rolled} r USING (stored_on, hour_at)
+ WHERE t.stored_on < %(stored_before)s OR t.hour_at < to_timestamp(%(over_before)s)
+ GROUP BY t.stored_on, t.hour_at, r.version, r.rolled_at
+HAVING sum(t.version) IS DISTINCT FROM r.version
+   AND (t.stored_on < %(stored_before)s OR max(t.touched_at) < to_timestamp(%(quiet_since)s)
+        OR coalesce(r.rolled_at, t.hour_at) < to_timestamp(%(waiting_since)s))
+ ORDER BY t.stored_on, t.hour_at
+ LIMIT %(hours_max)s;
+
+-- name: due_days
+-- Days that are over, or no longer kept by minutes, whose hours are all whole and were not when they were rolled up.
+SELECT h.stored_on, h.day, sum(h.version)::bigint
+  FROM (SELECT t.stored_on, floor(extract(epoch FROM t.hour_at) / 86400)::bigint AS day, sum(t.version) AS version,
+               sum(t.version) = r.version AS whole
+          FROM {touched} t
+          LEFT JOIN {hours_rolled} r USING (stored_on, hour_at)
+         GROUP BY t.stored_on, t.hour_at, r.version) h
+  LEFT JOIN {rolled} d ON d.stored_on = h.stored_on AND d.day_at = to_timestamp(h.day::float8 * 86400)
+ WHERE h.stored_on < %(stored_before)s OR h.day < %(over_before)s
+ GROUP BY h.stored_on, h.day, d.version
+HAVING coalesce(bool_and(h.whole), false) AND sum(h.version) IS DISTINCT FROM d.version
+   AND bool_and(h.whole IS NOT NULL)
+ ORDER BY h.stored_on, h.day
+ LIMIT %(days_max)s;
+
+-- name: hour_version
+SELECT coalesce(sum(version), 0)::bigint
+  FROM {touched}
+ WHERE stored_on = %(stored_on)s AND hour_at = to_timestamp(%(start)s);
+
+-- name: day_version
+-- The version of a day whose hours are all whole; NULL where one is not.
+SELECT CASE WHEN bool_and(coalesce(h.whole, false)) THEN sum(h.version)::bigint END
+  FROM (SELECT sum(t.version) AS version, sum(t.version) = r.version AS whole
+          FROM {touched} t
+          LEFT JOIN {hours_rolled} r USING (stored_on, hour_at)
+         WHERE t.stored_on = %(stored_on)s
+           AND t.hour_at >= to_timestamp(%(start)s) AND t.hour_at < to_timestamp(%(end)s)
+         GROUP BY t.hour_at, r.version) h;
+
+-- name: remove_rolled
+DELETE FROM {cells} WHERE stored_on = %(stored_on)s AND {at} = to_timestamp(%(start)s);
+
+-- name: roll_hour
+-- From minutes into every slice at once; the number of a slice has a bit for each dimension that is kept.
+INSERT INTO {cells} (stored_on, hour_at, slice, {dimensions}, event_count, {sums})
+SELECT stored_on, to_timestamp(%(start)s), {number}, {dimensions}, sum(event_count), {added}
+  FROM {minutes}
+ WHERE stored_on = %(stored_on)s AND minute_at >= to_timestamp(%(start)s) AND minute_at < to_timestamp(%(end)s)
+ GROUP BY stored_on, GROUPING SETS ({sets});
+
+-- name: roll_day
+-- From whole hours, slice by slice.
+INSERT INTO {cells} (stored_on, day_at, slice, {dimensions}, event_count, {sums})
+SELECT stored_on, to_timestamp(%(start)s), slice, {dimensions}, sum(event_count), {added}
+  FROM {hours}
+ WHERE stored_on = %(stored_on)s AND hour_at >= to_timestamp(%(start)s) AND hour_at < to_timestamp(%(end)s)
+ GROUP BY stored_on, slice, {dimensions};
+
+-- name: save_rolled
+INSERT INTO {rolled} AS r (stored_on, {at}, version, rolled_at)
+VALUES (%(stored_on)s, to_timestamp(%(start)s), %(version)s, now())
+    ON CONFLICT (stored_on, {at}) DO UPDATE SET version = excluded.version, rolled_at = excluded.rolled_at;
+
+-- name: lock_writers
+-- Nobody writes blocks while those of a day are settled.
+SELECT 1 FROM tally.sink_offsets WHERE topic = %(topic)s ORDER BY partition FOR UPDATE;
+
+-- name: move_open_cells
+-- A block whose bucket is still open will be replaced: its rows move on to a day that is kept, or they would count twice.
+WITH open AS (
+    SELECT source_partition, bucket, minute_at, stored_on
+      FROM {blocks}
+     WHERE stored_on < %(kept_from)s AND (through + 1) %% %(bucket_offsets)s <> 0
+), moved AS (
+    DELETE FROM {minutes} c
+     USING open o
+     WHERE c.stored_on = o.stored_on AND c.stored_on < %(kept_from)s AND c.source_partition = o.source_partition
+       AND c.bucket = o.bucket AND c.minute_at = o.minute_at
+    RETURNING c.source_partition, c.bucket, c.minute_at, {dimensions}, c.event_count, {sums}
+)
+INSERT INTO {minutes} (stored_on, source_partition, bucket, minute_at, {dimensions}, event_count, {sums})
+SELECT %(today)s, source_partition, bucket, minute_at, {dimensions}, event_count, {sums} FROM moved;
+
+-- name: move_open_versions
+UPDATE {blocks} b
+   SET stored_on = %(today)s
+  FROM (SELECT source_partition, bucket, minute_at, stored_on FROM {blocks}
+         WHERE stored_on < %(kept_from)s AND (through + 1) %% %(bucket_offsets)s <> 0) o
+ WHERE b.source_partition = o.source_partition AND b.bucket = o.bucket AND b.minute_at = o.minute_at
+RETURNING o.stored_on, floor(extract(epoch FROM b.minute_at) / 60)::bigint, b.source_partition;
+
+-- name: settle_hours
+-- The minutes of these days are about to go: what is rolled up of them is final, whatever version it had.
+DELETE FROM {touched} WHERE stored_on < %(kept_from)s;
+
+-- name: settle_rolled
+UPDATE {rolled} SET version = 0 WHERE stored_on < %(kept_from)s AND version <> 0;
+
+-- name: expired_rolled
+-- What is rolled up of days that are no longer kept, oldest first.
+SELECT stored_on, extract(epoch FROM {at})::bigint
+  FROM {rolled}
+ WHERE stored_on < %(kept_from)s
+ ORDER BY stored_on, {at}
  LIMIT %(rows_max)s;
 
--- name: find_version
--- How far the stored version of one block reaches.
-SELECT through
-  FROM {blocks}
- WHERE source_partition = %(partition)s AND bucket = %(bucket)s
-   AND minute_at = to_timestamp(%(minute)s::float8 * 60);
+-- name: forget_rolled
+DELETE FROM {rolled} WHERE stored_on = %(stored_on)s AND {at} = to_timestamp(%(start)s);
 
--- name: find_dead_letter
-SELECT reason, detail, stage, record_key, record_value, (extract(epoch FROM recorded_at) * 1000)::bigint
-  FROM tally.dead_letters
- WHERE source_topic = %(topic)s AND source_partition = %(partition)s AND source_offset = %(offset)s;
+-- name: waiting_hours
+-- Hours that are over and not whole: what questions still add up from minutes.
+SELECT count(*) FROM (
+    SELECT 1 FROM {touched} t LEFT JOIN {rolled} r USING (stored_on, hour_at)
+     WHERE t.hour_at < to_timestamp(%(over_before)s)
+     GROUP BY t.stored_on, t.hour_at, r.version
+    HAVING sum(t.version) IS DISTINCT FROM r.version) w;

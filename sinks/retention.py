@@ -1,16 +1,21 @@
-"""Drop what has been kept long enough, at start and once an hour: day partitions, their blocks' versions, dead letters."""
+"""Drop what was kept long enough, at start and once an hour: days and their blocks' versions, rollups, dead letters.
+
+The minutes of a day go in the transaction that makes final what is rolled up of them, once it is whole (sinks/rollups.py).
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import NamedTuple
 
 import psycopg
 
 from sinks.blocks import blocks_sql
-from sinks.days import DayPartitions
+from sinks.days import DayPartitions, day_of
 from sinks.queries import query, table_name
+from sinks.rollups import Due, Rollups, roll_due
 from streams.clock import Clock
 from streams.settings import Sinks
 from streams.topics import Stream
@@ -58,17 +63,37 @@ class Retention:
             psycopg.Error: as Postgres raised it; what was dropped before stays dropped.
         """
         self._swept_at_s = self._clock.monotonic_s() - SWEEP_INTERVAL_S + RETRY_INTERVAL_S
-        for stream, cells, events in self.tables:
-            dropped = events.sweep(connection)
-            with connection.transaction():
-                dropped += cells.sweep(connection)
-                forget = query("forget_versions", blocks=table_name(blocks_sql(stream)))
-                connection.execute(forget, {"kept_from": cells.kept_from})
+        for tables in self.tables:
+            dropped = [*tables.events.sweep(connection), *self._sweep_cells(connection, tables)]
             if dropped:
                 log.info("dropped %s", ", ".join(dropped))
         kept_from_ms = self._clock.now_ms() - self._settings.dead_letters_days * MS_A_DAY
         connection.execute(query("forget_dead_letters"), {"kept_from_ms": kept_from_ms})
         self._swept_at_s = self._clock.monotonic_s()
+
+    def _sweep_cells(self, connection: psycopg.Connection, tables: StreamDays) -> list[str]:
+        """Drop days of minutes and return their names; then hours and days that are older still."""
+        stream, cells, _ = tables
+        rollups, today = Rollups(stream), day_of(self._clock.now_ms())
+        due = Due(self._clock.now_ms() / 1000, 0.0, stored_before=cells.kept_from, over_s=None)
+        cells.ensure(connection, {today})
+        rollups.move_open_blocks(connection, kept_from=cells.kept_from, today=today)
+        roll_due(rollups, connection, due)
+        with connection.transaction():
+            dropped = []
+            if rollups.settle(connection, due):
+                dropped = cells.sweep(connection)
+                forget = query("forget_versions", blocks=table_name(blocks_sql(stream)))
+                connection.execute(forget, {"kept_from": cells.kept_from})
+        hours_days = max(self._settings.hour_cells_days, self._settings.minute_cells_days)
+        days_days = max(self._settings.day_cells_days, hours_days)
+        rollups.forget_hours(connection, kept_from=today - timedelta(days=hours_days))
+        rollups.forget_days(connection, kept_from=today - timedelta(days=days_days))
+        return dropped
+
+    def days_ahead(self, connection: psycopg.Connection) -> dict[str, int]:
+        """Return, by table, for how many days after today there are partitions."""
+        return {days.table: days.ahead(connection) for days in self._days()}
 
     def forget(self) -> None:
         """Ask Postgres again which days there are, after an error that a missing one may explain."""

@@ -12,7 +12,7 @@ import psycopg
 from streams import dead_letters
 from streams.errors import Reason
 
-STAGE = "sinks"
+STAGE = dead_letters.SINKS_STAGE
 DETAIL_LENGTH_MAX = 500
 
 

@@ -73,7 +73,7 @@ def _set_up(lock: Path) -> None:
     )
     _say("installing the locked dependencies")
     _run(
-        [python, "-m", "uv", "pip", "sync", "--require-hashes", "--python", python, str(lock)],
+        [python, "-m", "uv", "pip", "sync", "--require-hashes", "--compile-bytecode", "--python", python, str(lock)],
         "could not install the locked dependencies: no network, or a file that does not have its locked hash",
     )
     STAMP.write_text(_stamp(lock), encoding="ascii")

@@ -1,4 +1,4 @@
-"""The command line of the local stack: `python -m stack run`, `services`, `psql`, `clean`."""
+"""The command line of the stack: `python -m stack run`, `services`, `psql`, `clean`; `prepare` for services of one's own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from stack.clean import clean
 from stack.errors import StackError
 from stack.home import StackHome
 from stack.postgres import find_binaries
+from stack.prepare import prepare
 from stack.processes import WORKERS_MAX
 from stack.run import Plan, run
 from streams.errors import SettingsError, TallyError
@@ -41,10 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _do(options: argparse.Namespace, settings: Settings) -> int:
     if options.command == "psql":
         open_prompt(settings)
+    elif options.command == "prepare":
+        prepare(settings)
     elif options.command == "clean":
         return 0 if clean(StackHome(settings.stack.home)) else FAILED
     else:
-        run(settings, Plan(options.workers, options.command == "services", options.command == "demo"))
+        run(settings, Plan(options.workers, options.command == "services", options.command == "demo", options.observe))
     return 0
 
 
@@ -81,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=meaning)
         command.add_argument("--workers", type=_workers, default=1, help="number of workers")
+        command.add_argument(
+            "--observe", action="store_true", help="run a Prometheus too, with the alerts, if one is on the path"
+        )
+    commands.add_parser("prepare", help="create topics and tables in a Kafka and a Postgres of your own")
     commands.add_parser("psql", help="open a prompt on the running database")
     commands.add_parser("clean", help="remove the stack's data and the caches, after asking")
     return parser

@@ -8,7 +8,9 @@ import struct
 import subprocess
 import uuid
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from ssl import SSLContext
 
 from stack.errors import StackError
 from stack.jars import fetch_jars
@@ -184,18 +186,23 @@ class LocalKafka(LocalService):
         ]
 
 
-def kafka_answers(servers: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
+def kafka_answers(servers: str, *, timeout_s: float = PROBE_TIMEOUT_S, tls: SSLContext | None = None) -> bool:
     """Return whether a broker of *servers* (host:port,host:port) handles requests; asks each for at most *timeout_s*.
+
+    Its answer comes before any authentication.
 
     Spoken by hand, because a client of kafka-python that finds no broker leaves its sockets and its thread behind.
     """
-    return any(_broker_answers(server, timeout_s) for server in servers.split(","))
+    return any(_broker_answers(server, timeout_s, tls) for server in servers.split(","))
 
 
-def _broker_answers(server: str, timeout_s: float) -> bool:
+def _broker_answers(server: str, timeout_s: float, tls: SSLContext | None) -> bool:
     host, _, port = server.strip().rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=timeout_s) as connection:
+        with ExitStack() as stack:
+            connection = stack.enter_context(socket.create_connection((host, int(port)), timeout=timeout_s))
+            if tls is not None:
+                connection = stack.enter_context(tls.wrap_socket(connection, server_hostname=host))
             connection.sendall(API_VERSIONS_REQUEST)
             with connection.makefile("rb") as answer:
                 return answer.read(len(API_VERSIONS_ANSWER) + 4)[4:] == API_VERSIONS_ANSWER

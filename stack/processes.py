@@ -19,7 +19,7 @@ WORKERS_MAX = 64
 FAUST_LEVELS = {"DEBUG": "debug", "INFO": "info", "WARNING": "warn", "ERROR": "error"}
 
 # The manager, ended by a signal, stops the greatest first: what sends, before what takes.
-PRIORITIES = {"kafka": 100, "postgres": 200, "sinks": 300, "worker": 400, "gateway": 500, "demo": 600}
+PRIORITIES = {"prometheus": 50, "kafka": 100, "postgres": 200, "sinks": 300, "worker": 400, "gateway": 500, "demo": 600}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def app_processes(settings: Settings, *, workers: int) -> list[AppProcess]:
     """Return sinks, *workers* workers and the gateway, in the order they are started."""
     addresses = [worker_address(settings, index) for index in range(workers)]
     return [
-        AppProcess(_python("sinks", "-m", "sinks"), Address(LOOPBACK, settings.sinks.port, "sinks.port")),
+        AppProcess(_python("sinks", "-m", "sinks"), Address(settings.sinks.host, settings.sinks.port, "sinks.port")),
         *(AppProcess(_worker(settings, index, address), address) for index, address in enumerate(addresses)),
         AppProcess(_python("gateway", "-m", "gateway"), gateway_address(settings)),
     ]
@@ -85,6 +85,15 @@ def gateway_address(settings: Settings) -> Address:
 def worker_address(settings: Settings, index: int) -> Address:
     """Return where the web views of worker *index* listen."""
     return Address(settings.web.host, settings.web.port + index, "web.port")
+
+
+def targets_of(processes: Sequence[AppProcess]) -> dict[str, list[str]]:
+    """Return the addresses that a Prometheus scrapes, by the name of its job: that of the kind of process."""
+    targets: dict[str, list[str]] = {}
+    for process in processes:
+        job = f"tally-{process.program.name.partition('-')[0]}"
+        targets.setdefault(job, []).append(process.address.url.removeprefix("http://"))
+    return targets
 
 
 def worker_urls(settings: Settings, workers: int) -> str:
@@ -126,6 +135,7 @@ def _python(name: str, *words: str, **environment: str) -> Program:
 
 
 def _worker(settings: Settings, index: int, address: Address) -> Program:
-    words = ["-m", "faust", "-A", "pipeline", "worker", "-l", FAUST_LEVELS[settings.log.level]]
+    quiet = ["--quiet"] if settings.log.format == "json" else []  # Faust's banner is no JSON
+    words = ["-m", "faust", *quiet, "-A", "pipeline", "worker", "-l", FAUST_LEVELS[settings.log.level]]
     words += ["--web-port", str(address.port)]
     return _python(f"worker-{index}", *words, TALLY_WORKER_INDEX=str(index))

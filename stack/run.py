@@ -26,12 +26,16 @@ from stack.processes import (
     demo_program,
     gateway_address,
     service_program,
+    targets_of,
     worker_urls,
 )
 from stack.progress import Say, say
+from stack.prometheus import PROGRAM as PROMETHEUS
+from stack.prometheus import LocalPrometheus, find_prometheus
 from stack.readiness import Readiness, describe_end
 from stack.service import LocalService, check_space, die_with_parent, last_lines
 from stack.topics import create_topics
+from streams.kafka_access import tls_context
 from streams.settings import Settings
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -53,11 +57,13 @@ class Plan:
         workers: number of worker processes.
         services_only: Kafka, Postgres, topics and migrations, and none of our processes.
         demo: generated traffic as well.
+        observe: a Prometheus as well, where there is one.
     """
 
     workers: int = 1
     services_only: bool = False
     demo: bool = False
+    observe: bool = False
 
 
 def run(settings: Settings, plan: Plan) -> None:
@@ -91,6 +97,7 @@ class Job:
         self._manager = Manager(home)
         self._apps: list[AppProcess] = [] if plan.services_only else app_processes(settings, workers=plan.workers)
         self._services: list[LocalService] = []
+        self._prometheus: LocalPrometheus | None = None
         self._servers = settings.kafka.servers
         self._dsn = settings.postgres.dsn
 
@@ -114,6 +121,8 @@ class Job:
         if self._plan.services_only:
             self._say(f"kafka and postgres are ready: {self._servers}, {self._home.environment_file}")
         else:
+            if self._prometheus is not None:
+                self._say(f"prometheus is ready: {self._prometheus.url}/alerts")
             self._say(f"tally is ready: {gateway_address(self._settings).url}")
 
     def watch(self, *, is_stopping: Callable[[], bool]) -> None:
@@ -151,15 +160,19 @@ class Job:
 
     def _stop_order(self) -> list[list[str]]:
         workers = [process.program.name for process in self._apps if process.program.name.startswith("worker-")]
-        return [["demo"], ["gateway"], workers, ["sinks"], ["postgres"], ["kafka"]]
+        return [["demo", PROMETHEUS], ["gateway"], workers, ["sinks"], ["postgres"], ["kafka"]]
 
     def _prepare_services(self) -> None:
         stack = self._settings.stack
         if self._servers:
             self._say(f"kafka: using {self._servers}")
-            if not kafka_answers(self._servers, timeout_s=KAFKA_TIMEOUT_S):
+            if not kafka_answers(self._servers, timeout_s=KAFKA_TIMEOUT_S, tls=tls_context(self._settings.kafka)):
                 raise StackError(f"kafka.servers: no Kafka answers at {self._servers}")
         else:
+            if self._settings.kafka.security_protocol != "PLAINTEXT":
+                raise StackError(
+                    "kafka.security_protocol: the local Kafka speaks PLAINTEXT only; name your own by kafka.servers"
+                )
             kafka = LocalKafka(self._home.path / "kafka", port=stack.kafka_port, heap_mib=stack.kafka_heap_mib, say=self._say)
             kafka.prepare()
             self._servers = kafka.servers
@@ -173,6 +186,16 @@ class Job:
             postgres.prepare()
             self._dsn = postgres.dsn
             self._services.append(postgres)
+        if self._plan.observe:
+            self._prepare_prometheus()
+
+    def _prepare_prometheus(self) -> None:
+        if find_prometheus() is None:
+            self._say("prometheus: none on the path, so nothing judges the alerts; Debian has it in the package prometheus")
+            return
+        self._prometheus = LocalPrometheus(self._home.path / PROMETHEUS, targets_of(self._apps), say=self._say)
+        self._prometheus.prepare()
+        self._services.append(self._prometheus)
 
     def _programs(self) -> list[Program]:
         programs = [service_program(service) for service in self._services]
@@ -187,6 +210,9 @@ class Job:
             "TALLY_POSTGRES_DSN": self._dsn,
             "TALLY_STACK_HOME": str(self._home.path),
             "TALLY_GATEWAY_WORKERS": worker_urls(self._settings, self._plan.workers),
+            # All of it ends together: nobody needs time to look elsewhere.
+            "TALLY_GATEWAY_DRAIN_S": "0",
+            "TALLY_WORKER_DRAIN_S": "0",
             "PYTHONUNBUFFERED": "1",
             MARK: str(self._home.path),
         }

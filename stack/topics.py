@@ -12,8 +12,9 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from stack.errors import StackError
 from streams.errors import KafkaUnavailableError
+from streams.kafka_access import access
 from streams.partitioner import check_partitions
-from streams.settings import Settings
+from streams.settings import Kafka, Settings
 from streams.topics import DEAD_LETTERS, REPLAYS, STREAMS, Stream, changelog_of
 
 CHANGELOG_RECORD_BYTES_MAX = 32 * 1024 * 1024
@@ -66,7 +67,7 @@ def create_topics(servers: str, settings: Settings, streams: Sequence[Stream] = 
         KafkaUnavailableError: no broker answers.
     """
     specs = topic_specs(settings, streams)
-    with _admin(servers) as admin:
+    with _admin(servers, settings.kafka) as admin:
         counts = _count_partitions(admin)
         _check_partitions(specs, counts)
         missing = [spec for spec in specs if spec.name not in counts]
@@ -101,10 +102,10 @@ def _check_partitions(specs: Sequence[TopicSpec], counts: Mapping[str, int]) -> 
 
 
 @contextmanager
-def _admin(servers: str) -> Iterator[KafkaAdminClient]:
+def _admin(servers: str, kafka: Kafka) -> Iterator[KafkaAdminClient]:
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # What it logs as an error, we raise.
     try:
-        admin = KafkaAdminClient(bootstrap_servers=servers.split(","), bootstrap_timeout_ms=TIMEOUT_MS)
+        admin = KafkaAdminClient(bootstrap_servers=servers.split(","), bootstrap_timeout_ms=TIMEOUT_MS, **access(kafka))
     except (KafkaError, OSError) as error:
         raise KafkaUnavailableError(f"kafka at {servers} does not answer: {error}") from error
     try:

@@ -3,26 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import socket
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import faust
+from faust.tables.manager import TableManager
 
 from streams import transport
+from streams.clock import SYSTEM_CLOCK
 from streams.errors import SettingsError
-from streams.settings import Settings, Worker
+from streams.kafka_access import access, uses_sasl
+from streams.logs import faust_logging
+from streams.settings import Kafka, Settings, Worker
+from streams.state_format import mark_folder
 from streams.topics import APP_ID, Stream
+
+log = logging.getLogger(__name__)
 
 POLL_RUNS_MAX = 4
 """Runs of one poll over all partitions, and records of a changelog when recovering. What is in flight stays in the processor's
 caches: with 16, counting costs a tenth more and a worker takes 100 MiB more."""
 FETCH_BYTES_MAX = 1 << 20
 QUEUE_BATCHES_MAX = 4
+LAST_TURNS_S = 0.05
+"""For tasks that were cancelled to end, before the loop is closed."""
 REQUEST_BYTES_MAX = 32 << 20
 """One bucket's blocks go in one batch, and their texts may be long: 4,096 cells x 3 x 512 characters of 4 bytes."""
+
+
+LISTENING_WITHIN_S = 1.0
+LISTENING_POLL_S = 0.005
+
+
+class Tables(TableManager):
+    """Faust's tables, which wait until the agents listen, where Faust waits for a second.
+
+    Topics are subscribed to right after it, and what an agent names later 45 s later.
+    """
+
+    async def on_start(self) -> None:
+        deadline_s = SYSTEM_CLOCK.monotonic_s() + LISTENING_WITHIN_S
+        while not (self._agents_listen() or self.should_stop) and SYSTEM_CLOCK.monotonic_s() < deadline_s:
+            await asyncio.sleep(LISTENING_POLL_S)
+        if not self.should_stop:
+            await self._update_channels()
+            await self.recovery.start()
+
+    def _agents_listen(self) -> bool:
+        wanted = {topic for agent in self.app.agents.values() for topic in agent.get_topic_names()}
+        return wanted <= {name for topic in self.app.topics for name in topic.topics}
 
 
 class App(faust.App):
@@ -30,10 +64,14 @@ class App(faust.App):
 
     Attributes:
         on_loop: called with the loop, on it, once a process.
+        stops: set by the signal that asks the process to stop: it serves on for the drain time, but is not ready any more.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, drain_s: float = 0.0, **kwargs: Any) -> None:
         self.on_loop: list[Callable[[AbstractEventLoop], None]] = []
+        self.stops = False
+        self._drain_s = drain_s
+        self._drained = asyncio.Event()
         super().__init__(*args, **kwargs)
 
     async def on_first_start(self) -> None:
@@ -41,28 +79,63 @@ class App(faust.App):
         for call in self.on_loop:
             call(asyncio.get_running_loop())
 
+    async def drain(self) -> None:
+        """Return after the drain time, or when `end_drain` is called; at once where this worker is not ready anyhow."""
+        self.stops = True
+        if self.tables.actives_ready and not self.rebalancing:
+            log.info("the worker stops in %.1f s", self._drain_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._drained.wait(), self._drain_s)
+
+    def end_drain(self) -> None:
+        """Stop now."""
+        self._drained.set()
+
+
+class DrainingWorker(faust.Worker):
+    """Faust's process of an app, which says that it stops before it does, and takes no longer for it than it must."""
+
+    app: App
+
+    def _schedule_shutdown(self, number: Any) -> None:
+        if self._signal_stop_time:  # a second signal
+            self.app.end_drain()
+        super()._schedule_shutdown(number)
+
+    async def _stop_on_signal(self, number: Any) -> None:
+        await self.app.drain()
+        await super()._stop_on_signal(number)
+
+    async def _sentinel_task(self) -> None:
+        await asyncio.sleep(LAST_TURNS_S)  # Faust's own takes a second, and the worker is missed meanwhile
+
 
 def create_app(settings: Settings, *, store: str) -> App:
     """Return the app; nothing is connected yet.
 
     Raises:
-        SettingsError: no Kafka is named.
+        SettingsError: no Kafka is named, or the settings let nobody in.
+        NewerStateError: a later version has used this worker's folder.
     """
     if not settings.kafka.servers:
         raise SettingsError("kafka.servers is empty: start everything with `make run`, or set TALLY_KAFKA_SERVERS")
     worker = settings.worker
     folder = settings.stack.home.absolute() / f"worker-{worker.index}"
-    folder.parent.mkdir(parents=True, exist_ok=True)  # Faust makes the folder, not its parents
+    mark_folder(folder)
     return App(
         APP_ID,
+        Worker=DrainingWorker,
+        drain_s=worker.drain_s,
         broker=f"{transport.SCHEME}://" + settings.kafka.servers.replace(",", ";"),
         store=f"{store}://",
+        TableManager=Tables,
         datadir=folder,
         topic_partitions=settings.topics.partitions,
         topic_replication_factor=settings.topics.replication_factor,
         topic_disable_leader=True,
         topic_allow_declare=False,  # created, with their settings, before a worker starts
         table_standby_replicas=0,  # recovery from the changelog is fast; a standby doubles the work
+        broker_credentials=_credentials(settings.kafka),
         **_consumer_settings(worker),
         consumer_group_instance_id=member_name(settings),
         **_producer_settings(worker),
@@ -71,6 +144,7 @@ def create_app(settings: Settings, *, store: str) -> App:
         web_bind=settings.web.host,
         web_port=settings.web.port + worker.index,
         worker_redirect_stdouts=False,
+        logging_config=faust_logging(settings),
         # Faust's own views show keys and topology to anybody
         web_router_enabled=False,
         web_tables_enabled=False,
@@ -100,6 +174,16 @@ def _consumer_settings(worker: Worker) -> dict[str, Any]:
         "consumer_max_fetch_size": FETCH_BYTES_MAX,
         "consumer_auto_offset_reset": "earliest",
     }
+
+
+def _credentials(kafka: Kafka) -> Any:
+    """Return Faust's own form of `access`, None for a plaintext listener."""
+    given = access(kafka)
+    context = given.get("ssl_context")
+    if uses_sasl(kafka):
+        name, password = given["sasl_plain_username"], given["sasl_plain_password"]
+        return faust.SASLCredentials(username=name, password=password, mechanism=kafka.sasl_mechanism, ssl_context=context)
+    return faust.SSLCredentials(context=context) if context else None
 
 
 def _producer_settings(worker: Worker) -> dict[str, Any]:

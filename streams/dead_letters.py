@@ -14,8 +14,12 @@ import msgspec
 
 ADDED_HEADERS = ("reason", "detail", "topic", "partition", "offset", "stage")
 """What stands behind the record's own headers, in this order; a producer may use the same names before."""
+BOUNDARY_KEY = b"\xffboundary"
+"""Key of an empty record that is no dead letter: agents/erase_letters.py puts what is kept behind it."""
 COUNT_STAGE = "count"
 """The worker's: its dead letters are records of a source topic that nobody counted."""
+SINKS_STAGE = "sinks"
+"""The sinks': theirs were counted, and could not be written."""
 NUMBER_DIGITS_MAX = 19
 
 Headers = Sequence[tuple[str, bytes | None]]

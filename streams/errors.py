@@ -17,6 +17,10 @@ class KafkaUnavailableError(TallyError):
     """Kafka does not answer within its time limit."""
 
 
+class DeadLetterWriteError(KafkaUnavailableError):
+    """Kafka does not take dead letters within its time limit; without them nothing may go on."""
+
+
 class SinkUnavailableError(TallyError):
     """Postgres does not answer or refuses for a reason that passes."""
 
@@ -27,6 +31,10 @@ class LostEventsError(TallyError):
 
 class StoreUnavailableError(TallyError):
     """The local disk does not take or give what a table needs: full, broken, or not ours."""
+
+
+class NewerStateError(TallyError):
+    """State was written by a later version, in a format that this one does not know."""
 
 
 class StalledError(TallyError):

@@ -6,21 +6,59 @@ are updated by batch or by request, never by event.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+import platform
+from hashlib import sha256
+from importlib.metadata import version as version_of
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from streams.settings import Settings
+from streams.version import VERSION
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 AGE_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600, 86400)
+RARE_S = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
+"""Of what happens seldom and takes long: recoveries, rebalances, the way of an event into Postgres."""
 RECORDS = (1, 10, 100, 500, 1000, 2500, 5000, 10000, 25000, 50000, 100000)
+
+SHOWN_SETTINGS = ("topics.partitions", "topics.retention_s", "worker.horizon_s", "dead_letters.share_max")
+"""Those that an alert compares something with."""
+COMMON_SECTIONS = {"topics", "sinks", "dead_letters", "worker"}
+"""What all processes of one job should agree on."""
+OWN_KEYS = {"index", "port", "host"}
+"""What each process has of its own."""
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each counter that nobody asks for
 
 
 class ProcessMetrics:
-    """What every process has: a registry and its text."""
+    """What every process has: a registry and its text, and what it is."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
+        ProcessCollector(namespace="tally", registry=self.registry)
+        self.ready = self.gauge("tally_ready", "1 when /ready says 200")
+        self.dependency_up = self.gauge("tally_dependency_up", "1 when what the process needs answers", "service")
+        self.build = self.gauge("tally_build_info", "1, with what runs here", "version", "python", "faust")
+        self.config = self.gauge("tally_config_info", "1, with a digest of the settings that all processes share", "digest")
+        self.setting = self.gauge("tally_setting", "settings that alerts compare with, in their own unit", "name")
+        self.build.labels(VERSION, platform.python_version(), version_of("faust-streaming")).set(1)
+
+    def configured(self, settings: Settings) -> None:
+        """Show the settings: a digest of what all processes should share, and the few that alerts compare with."""
+        self.config.labels(settings_digest(settings)).set(1)
+        for name in SHOWN_SETTINGS:
+            section, key = name.split(".")
+            self.setting.labels(name).set(getattr(getattr(settings, section), key))
 
     def text(self) -> bytes:
         """Return the Prometheus text of everything registered."""
@@ -36,6 +74,12 @@ class ProcessMetrics:
         return Histogram(name, meaning, labels, buckets=edges, registry=self.registry)
 
 
+def settings_digest(settings: Settings) -> str:
+    """Return 12 hexadecimal digits that are equal where the settings are that all processes of a job should share."""
+    shared = settings.model_dump_json(include=COMMON_SECTIONS, exclude=dict.fromkeys(COMMON_SECTIONS, OWN_KEYS))
+    return sha256(shared.encode()).hexdigest()[:12]
+
+
 class WorkerMetrics(ProcessMetrics):
     """The worker: what it counted, what waits, what its tables weigh."""
 
@@ -45,7 +89,17 @@ class WorkerMetrics(ProcessMetrics):
         self.batch_records = self.histogram("tally_batch_records", "records of one source batch", edges=RECORDS)
         self.batch_seconds = self.histogram("tally_batch_duration_seconds", "from hand-out to acknowledgment of a batch")
         self.event_age = self.histogram("tally_event_age_seconds", "age of a batch's newest record when folded", edges=AGE_S)
-        self.lag = self.gauge("tally_consumer_lag_records", "records not yet acknowledged", "topic", "partition")
+        self.view_latency = self.histogram(
+            "tally_e2e_latency_seconds", "from receipt by Kafka to where it shows, by stage", "stage", edges=RARE_S
+        )
+        self._place_gauges()
+        self.commits = self.counter("tally_commit_total", "commits by status: ok, failed", "status")
+        self.commit_seconds = self.histogram("tally_commit_duration_seconds", "one commit of offsets")
+        self.rebalances = self.counter("tally_rebalances_total", "rebalances of the group that this worker took part in")
+        self.rebalance_seconds = self.histogram(
+            "tally_rebalance_duration_seconds", "one rebalance, recovery included", edges=RARE_S
+        )
+        self._recovery_metrics()
         self.dead_letters = self.counter("tally_dead_letters_total", "records that could not be counted", "reason")
         self.dead_letter_share = self.gauge("tally_dead_letters_share", "dead letters among the last records, 0 to 1")
         self.changelog_bytes = self.counter("tally_changelog_bytes_total", "bytes sent before compression", "table")
@@ -59,8 +113,36 @@ class WorkerMetrics(ProcessMetrics):
         self.memtable_bytes = self.gauge("tally_memtable_bytes", "RocksDB's memtables", "table")
         self.cache_bytes = self.gauge("tally_block_cache_bytes", "RocksDB's block cache in use, all tables")
         self.partitions = self.gauge("tally_partitions_assigned", "source partitions that this worker owns")
-        self.ready = self.gauge("tally_ready", "1 when recovered and not rebalancing")
         self.loop_lag = self.histogram("tally_event_loop_lag_seconds", "how late a timer of the event loop fires")
+        self.loop_stuck = self.counter("tally_loop_stuck_total", "times that the event loop did not turn for long")
+        self.last_stop = self.gauge(
+            "tally_last_stop_timestamp_seconds", "when this worker last stopped itself, by reason; kept over restarts", "reason"
+        )
+        self.disk_free = self.gauge("tally_disk_free_bytes", "free on the disk that holds the tables")
+        self.disk_size = self.gauge("tally_disk_size_bytes", "size of the disk that holds the tables")
+
+    def _place_gauges(self) -> None:
+        place = ("topic", "partition")
+        self.lag = self.gauge("tally_consumer_lag_records", "records not yet acknowledged", *place)
+        self.lag_seconds = self.gauge("tally_consumer_lag_seconds", "age of the oldest record not yet acknowledged", *place)
+        self.acknowledged = self.gauge("tally_consumer_acknowledged_offset", "before it everything is counted", *place)
+        self.committed = self.gauge("tally_consumer_committed_offset", "last committed; a bucket's start", *place)
+        self.commit_age = self.gauge("tally_commit_age_seconds", "since when a commit is due; 0: none is", *place)
+        self.watermark = self.gauge(
+            "tally_event_time_watermark_timestamp_seconds", "newest event minute of the open bucket", *place
+        )
+
+    def _recovery_metrics(self) -> None:
+        self.recovery_active = self.gauge("tally_recovery_active", "1 while tables are read back from their changelogs")
+        self.recovery_remaining = self.gauge("tally_recovery_remaining_records", "records still to be read back", "table")
+        self.recovery_seconds = self.histogram("tally_recovery_duration_seconds", "one recovery", edges=RARE_S)
+        self.state_keys = self.gauge("tally_state_keys_estimate", "keys in RocksDB, by its own estimate", "table")
+        self.pending_compaction = self.gauge("tally_compaction_pending_bytes", "what RocksDB has still to compact", "table")
+        self.write_stalls = self.gauge("tally_write_stalled_partitions", "partitions whose writes RocksDB slows down", "table")
+        self.background_errors = self.counter("tally_rocksdb_background_errors_total", "failed flushes, compactions", "table")
+        self.oldest_arrival = self.gauge(
+            "tally_state_oldest_arrival_timestamp_seconds", "hour in which the oldest block kept arrived", "table"
+        )
 
 
 class GatewayMetrics(ProcessMetrics):
@@ -73,8 +155,12 @@ class GatewayMetrics(ProcessMetrics):
         self.events = self.counter("tally_gateway_events_total", "events by result: acknowledged, refused, failed", "result")
         self.refused = self.counter("tally_gateway_refused_total", "events refused at the door", "reason")
         self.waiting = self.gauge("tally_gateway_events_waiting", "events not yet acknowledged by Kafka")
+        self.queries_waiting = self.gauge("tally_gateway_queries_waiting", "queries that wait for a worker to come back")
         self.batch_events = self.histogram("tally_gateway_batch_events", "events of one batch to Kafka", edges=RECORDS)
         self.acknowledge_seconds = self.histogram("tally_gateway_acknowledge_seconds", "Kafka's acknowledgment of a batch")
+        self.body_bytes = self.counter("tally_gateway_acknowledged_bytes_total", "keys and values that Kafka acknowledged")
+        self.connections = self.gauge("tally_gateway_connections", "open connections of clients")
+        self.workers_ready = self.gauge("tally_gateway_workers_ready", "workers that this gateway believes ready")
         self.mismatches = self.counter("tally_gateway_debug_mismatches_total", "answers unlike the body's expected", "query")
 
 
@@ -90,6 +176,16 @@ class SinkMetrics(ProcessMetrics):
         self.seconds = self.histogram("tally_sink_transaction_duration_seconds", "one transaction, commit included")
         self.records = self.histogram("tally_sink_transaction_records", "records of one transaction", edges=RECORDS)
         self.lag = self.gauge("tally_sink_lag_records", "records not yet in Postgres", "topic", "partition")
+        self.lag_seconds = self.gauge(
+            "tally_sink_lag_seconds", "age of the oldest record not yet in Postgres", "topic", "partition"
+        )
+        self.latency = self.histogram(
+            "tally_e2e_latency_seconds", "from the changelog to Postgres, of a transaction's oldest", "stage", edges=RARE_S
+        )
+        self.letter_failures = self.counter("tally_sink_dead_letter_failures_total", "tries to write dead letters that failed")
+        self.partitions_ahead = self.gauge("tally_postgres_partitions_ahead", "days from tomorrow on without a gap", "table")
         self.retries = self.counter("tally_sink_retries_total", "transactions tried again, by SQLSTATE class", "sqlstate")
         self.refused = self.counter("tally_sink_refused_total", "rows that Postgres refused", "table")
+        self.rollup_seconds = self.histogram("tally_sink_rollup_duration_seconds", "rolling up one hour or day", "unit")
+        self.rollups_waiting = self.gauge("tally_sink_rollups_waiting", "hours that are over and not rolled up yet")
         self.last_success = self.gauge("tally_sink_last_success_timestamp_seconds", "when the last transaction committed")

@@ -16,6 +16,8 @@ with warnings.catch_warnings():
 
 from streams.clock import SYSTEM_CLOCK
 from streams.errors import KafkaUnavailableError
+from streams.kafka_access import access
+from streams.settings import Kafka
 from streams.topics import APP_ID
 
 REQUEST_TIMEOUT_MS = 15_000
@@ -39,14 +41,15 @@ class Bounds(NamedTuple):
 class Reader:
     """Reads any partition; not for several threads. Close it."""
 
-    def __init__(self, servers: str) -> None:
+    def __init__(self, kafka: Kafka) -> None:
         """Connect.
 
         Raises:
             KafkaUnavailableError: no broker answers.
         """
         logging.getLogger("kafka").setLevel(logging.CRITICAL)  # What it logs as an error, we raise.
-        self._servers = servers.split(",")
+        self._kafka = kafka
+        self._servers = kafka.servers.split(",")
         self._consumer = self._connect("read_committed")
 
     def close(self) -> None:
@@ -105,7 +108,9 @@ class Reader:
             KafkaUnavailableError: no broker answers.
         """
         try:
-            admin = KafkaAdminClient(bootstrap_servers=self._servers, bootstrap_timeout_ms=REQUEST_TIMEOUT_MS)
+            admin = KafkaAdminClient(
+                bootstrap_servers=self._servers, bootstrap_timeout_ms=REQUEST_TIMEOUT_MS, **access(self._kafka)
+            )
             try:
                 offsets = admin.list_group_offsets([APP_ID])[APP_ID]
             finally:
@@ -118,6 +123,7 @@ class Reader:
         try:
             return KafkaConsumer(
                 bootstrap_servers=self._servers,
+                **access(self._kafka),
                 isolation_level=isolation_level,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",

@@ -22,7 +22,13 @@ from streams.errors import SettingsError
 ENV_PREFIX = "TALLY_"
 CONF_FILE_VARIABLE = "TALLY_CONF_FILE"
 DEFAULT_CONF_FILE = "faust.conf"
-SECRET_FILES = {"TALLY_POSTGRES_DSN_FILE": ("postgres", "dsn")}
+SECRET_FILES = {
+    "TALLY_POSTGRES_DSN_FILE": ("postgres", "dsn"),
+    "TALLY_KAFKA_SASL_PASSWORD_FILE": ("kafka", "sasl_password"),
+    "TALLY_WEB_TOKEN_FILE": ("web", "token"),
+}
+PASSWORDS = {("kafka", "sasl_password"), ("web", "token")}
+"""Settings that never stand in the file, whatever their value looks like."""
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@|\bpassword\s*=", re.IGNORECASE)
 """A URL's `user:password@`, or libpq's keyword, in a URL's query too."""
 
@@ -38,10 +44,17 @@ class Section(BaseModel):
 
 class Kafka(Section):
     servers: str = Field("", description="host:port,host:port; empty: the local one")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    ca_file: str = Field("", description="a file of PEM certificates; empty: the system's")
+    cert_file: str = Field("", description="a PEM file; empty: no certificate of ours")
+    key_file: str = Field("", description="a PEM file; empty: that of cert_file")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str = Field("", description="a name")
+    sasl_password: str = Field("", description="a password", repr=False)
 
 
 class Postgres(Section):
-    dsn: str = Field("", description="libpq URL; empty: the local one")
+    dsn: str = Field("", description="libpq URL; empty: the local one", repr=False)
 
 
 class Stack(Section):
@@ -68,15 +81,17 @@ class Worker(Section):
     commit_interval_s: Annotated[float, Field(ge=0.05, le=60)] = 1.0
     session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 20.0
     batches_in_flight_max: Annotated[int, Field(ge=1, le=64)] = 6
-    block_cache_mib: Annotated[int, Field(ge=8, le=65_536)] = 256
+    block_cache_mib: Annotated[int, Field(ge=8, le=65_536)] = 128
     acknowledge_timeout_s: Seconds = 60.0
     stall_timeout_s: Annotated[float, Field(ge=5, le=86_400)] = 120.0
+    drain_s: Annotated[float, Field(ge=0, le=300)] = 2.0
     accept_lost_events: bool = False
 
 
 class Web(Section):
     host: str = "127.0.0.1"
     port: Port = 6066
+    token: str = Field("", description="a secret", repr=False)
 
 
 class Gateway(Section):
@@ -88,9 +103,13 @@ class Gateway(Section):
     events_waiting_max: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     acknowledge_timeout_s: Seconds = 10.0
     query_timeout_s: Seconds = 30.0
+    requests_per_client_s: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    queries_waiting_max: Annotated[int, Field(ge=0, le=100_000)] = 1_000
+    drain_s: Annotated[float, Field(ge=0, le=300)] = 3.0
 
 
 class Sinks(Section):
+    host: str = "127.0.0.1"
     port: Port = 6060
     batch_rows_max: Annotated[int, Field(ge=1_000, le=1_000_000)] = 65_536
     flush_interval_s: Annotated[float, Field(ge=0.05, le=60)] = 2.0
@@ -98,7 +117,16 @@ class Sinks(Section):
     user_events: bool = True
     user_events_days: Annotated[int, Field(ge=1, le=3_650)] = 7
     minute_cells_days: Annotated[int, Field(ge=1, le=3_650)] = 90
+    hour_cells_days: Annotated[int, Field(ge=1, le=36_500)] = 400
+    day_cells_days: Annotated[int, Field(ge=1, le=36_500)] = 3_650
+    rollup_quiet_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
     dead_letters_days: Annotated[int, Field(ge=1, le=3_650)] = 90
+
+
+class Dashboard(Section):
+    sinks_url: str = Field("", description="URL of the sinks; empty: those on this machine")
+    streams_max: Annotated[int, Field(ge=1, le=10_000)] = 200
+    statement_timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 15.0
 
 
 class DeadLetters(Section):
@@ -108,6 +136,7 @@ class DeadLetters(Section):
 
 class Log(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["text", "json"] = "text"
     requests: bool = False
     headers: bool = False
     bodies: bool = False
@@ -126,6 +155,7 @@ class Settings(BaseModel):
     web: Web = Web()
     gateway: Gateway = Gateway()
     sinks: Sinks = Sinks()
+    dashboard: Dashboard = Dashboard()
     dead_letters: DeadLetters = DeadLetters()
     log: Log = Log()
 
@@ -169,8 +199,9 @@ def _read_file(path: Path) -> tuple[dict[str, dict[str, str]], dict[tuple[str, s
 
 def _check_one_line(section: str, key: str, value: str, place: str) -> None:
     """Refuse what INI would take for a text: a further line, a comment behind the value, a secret."""
-    if _PASSWORD.search(value):
-        raise SettingsError(f"{section}.{key} holds a password ({place}); put it into TALLY_POSTGRES_DSN instead")
+    if _PASSWORD.search(value) or (value and (section, key) in PASSWORDS):
+        variable = f"TALLY_{section}_{key}".upper() if (section, key) in PASSWORDS else "TALLY_POSTGRES_DSN"
+        raise SettingsError(f"{section}.{key} holds a password ({place}); put it into {variable} instead")
     if "\n" in value:
         raise SettingsError(f"{section}.{key} is {value!r} ({place}): a value has one line, and a key is not indented")
     if re.search(r"\s[#;]", value):
@@ -236,7 +267,7 @@ def _explain(error: ValidationError, values: dict[str, dict[str, str]], places: 
 
 
 def _shown(name: str, value: str) -> str:
-    secret = "postgres" in name.lower() or _PASSWORD.search(value)
+    secret = any(word in name.lower() for word in ("postgres", "password", "sasl", "token")) or _PASSWORD.search(value)
     return "a secret" if secret else repr(value)
 
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import faust
+from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 SCHEME = "tally"
 IDLE_S = 0.005
+RESTORED_RECORDS_MAX = 16
+"""Records of one poll while changelogs are read: enough to be decompressed while those before them are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,9 @@ class Consumer(driver.Consumer):
         self._position: dict[TP, int] = {}
         self._handed_out: defaultdict[TP, dict[int, int]] = defaultdict(dict)
         self._done: dict[TP, int] = {}
+        self._firsts: defaultdict[TP, dict[int, Any]] = defaultdict(dict)
+        self._taken: dict[TP, int] = {}
+        self.on_commit: Callable[[bool, float], None] = lambda taken, seconds: None
         self._committed_at_zero: set[TP] = set()
         self._dropped: set[TP] = set()
         self._seek_lock = asyncio.Lock()
@@ -112,9 +118,23 @@ class Consumer(driver.Consumer):
         self._advance(tp)
         return self._done.get(tp)
 
+    def arrived_ms(self, tp: TP) -> int | None:
+        """Return when Kafka took the first record that is not acknowledged, Unix time; None where it was not handed out."""
+        first = self._firsts[tp].get(self._done.get(tp, -1))
+        return None if first is None else int(first.timestamp)
+
+    def committed(self, tp: TP) -> int | None:
+        """Return what the group is known to have committed; None for nothing."""
+        seek = self.seeks.get(tp)
+        known = [offset for offset in (self._taken.get(tp), seek.committed if seek else None) if offset is not None]
+        return max(known, default=None)
+
     def owned(self) -> set[TP]:
-        """Return the assigned partitions of batch topics."""
-        return {tp for tp in self.assignment() if tp.topic in BATCH_TOPICS}
+        """Return the assigned partitions of batch topics; none before the consumer is connected."""
+        try:
+            return {tp for tp in self.assignment() if tp.topic in BATCH_TOPICS}
+        except ConsumerNotStarted:
+            return set()
 
     def member(self) -> str:
         """Return the name that the group gave us; empty while it has not."""
@@ -164,6 +184,13 @@ class Consumer(driver.Consumer):
             return {}, set()
         return await super()._wait_next_records(timeout)
 
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
+        consumer = getattr(self._thread, "_consumer", None)
+        if consumer is not None:
+            conf = self.app.conf
+            consumer._max_poll_records = RESTORED_RECORDS_MAX if self.app.in_recovery else conf.broker_max_poll_records
+        return await super()._getmany(active_partitions, timeout)
+
     def _accept(self, tp: TP, runs: list[Run]) -> BatchMessage | None:
         """Return the message of what continues at the position; None for anything else."""
         expected = self._position.get(tp)
@@ -177,6 +204,8 @@ class Consumer(driver.Consumer):
         message.start, message.epoch = expected, self._epochs[tp]
         self._position[tp] = end
         self._handed_out[tp][end - 1] = expected
+        if runs[0].records:
+            self._firsts[tp][expected] = runs[0].records[0]
         self._done.setdefault(tp, expected)
         return message
 
@@ -241,7 +270,7 @@ class Consumer(driver.Consumer):
 
     def _forget(self, tp: TP) -> None:
         self._epochs[tp] += 1
-        for memory in (self._position, self._handed_out, self._done, self._acked):
+        for memory in (self._position, self._handed_out, self._done, self._acked, self._firsts):
             memory.pop(tp, None)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
@@ -279,6 +308,7 @@ class Consumer(driver.Consumer):
         for last in sorted(acked):
             if starts.get(last, last) != done:
                 break
+            self._firsts[tp].pop(done, None)
             done = last + 1
             starts.pop(last, None)
             acked.remove(last)
@@ -292,6 +322,15 @@ class Consumer(driver.Consumer):
         self._advance(tp)
         floor = self._done.get(tp, 0) // BUCKET_OFFSETS * BUCKET_OFFSETS
         return floor if floor > (self._committed_offset[tp] or 0) else None
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
+        """Commit, and remember what was taken: Faust remembers a refused commit as made."""
+        started_s = SYSTEM_CLOCK.monotonic_s()
+        taken = bool(await super()._commit_offsets(offsets, start_new_transaction=start_new_transaction))
+        if taken:
+            self._taken.update(offsets)
+        self.on_commit(taken, SYSTEM_CLOCK.monotonic_s() - started_s)
+        return taken
 
     async def commit_start(self, tp: TP) -> bool:
         """Commit where the last seek went, for a group that has no commit of *tp*; False when the group refuses.

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from streams.state_format import refuse_newer
 from streams.topics import BUCKET_OFFSETS
 
 FORMAT = b"\x01"
@@ -138,8 +139,10 @@ def decode_block(raw: bytes) -> Block:
     """Return the block of what `encode_block` made.
 
     Raises:
-        ValueError: another format byte, or damaged bytes.
+        ValueError: damaged bytes.
+        NewerStateError: a later version wrote it.
     """
+    refuse_newer(raw, known=FORMAT[0], what="a block")
     if raw[:1] != FORMAT:
         raise ValueError(f"block format {raw[:1]!r}, known is {FORMAT!r}")
     try:

@@ -18,12 +18,15 @@ import numpy as np
 
 from streams.codecs import Decoded, fields_of
 from streams.event_time import CANONICAL_LENGTH, format_instant
+from streams.state_format import refuse_newer
 from streams.topics import Stream
 
 NEWEST_MAX = 200
 SPAN_ROWS_MAX = 4096
 SPAN_BYTES_MAX = 786_432
 """A span stays well under the megabyte of a usual Kafka record, whatever its rows hold."""
+SPAN_FORMAT = 0
+"""Spans of this version start with their msgpack array, and no format byte."""
 MISROUTED = b"\xffmisrouted"
 """Present in a partition where a producer put a user that murmur2 puts elsewhere; no user's key starts with 0xFF."""
 INVERSE = (1 << 63) - 1
@@ -157,7 +160,9 @@ def decode_span(value: bytes) -> Iterator[tuple[bytes, bytes]]:
 
     Raises:
         ValueError: the bytes are not those of `encode_spans`.
+        NewerStateError: a later version wrote them.
     """
+    refuse_newer(value, known=SPAN_FORMAT, what="a span of rows")
     try:
         parts = iter(_decode_span(value))
     except msgspec.DecodeError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agents.guard import EXIT_CODE
-from agents.protocol import ROUTING_SAMPLE_ROWS
+from agents.observe import ROUTING_SAMPLE_ROWS
 from streams.topics import DEAD_LETTERS
 from tests.support import bad_records
 from tests.support.bad_records import BAD, MIB

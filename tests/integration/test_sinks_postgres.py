@@ -149,7 +149,7 @@ def test_every_table_and_column_has_a_comment(connection: psycopg.Connection) ->
     """The database explains itself to who reads it with another tool; days made later are no exception."""
     Retention(STREAMS, Sinks(), SYSTEM_CLOCK).sweep(connection)
     rows = [row for row in schema_of(connection) if row[1] not in ("i", "I")]
-    assert len({row[0] for row in rows}) == 7 + 2 * 3
+    assert len({row[0] for row in rows}) == 12 + 2 * 3
     assert [row[:6] for row in rows if not row[4] or not row[8]] == []
 
 
@@ -195,7 +195,7 @@ def test_days_are_made_ahead_and_dropped_when_their_time_is_over(connection: psy
     assert not retention.is_due()
     today = day_of(SYSTEM_CLOCK.now_ms())
     for age in (0, 3):
-        connection.execute("INSERT INTO tally.minute_cells_blocks VALUES (0, %s, now(), 1, %s)", (age, today - timedelta(age)))
+        connection.execute("INSERT INTO tally.minute_cells_blocks VALUES (0, %s, now(), 4095, %s)", (age, today - timedelta(age)))
     for age_days in (1, 91):
         at_ms = SYSTEM_CLOCK.now_ms() - age_days * DAY_MS
         values = (age_days, at_ms / 1000)

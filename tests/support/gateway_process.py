@@ -28,6 +28,7 @@ TOPIC = USER_TAGS.topic
 PARTITIONS = 4
 BODY_BYTES_MAX = 2_048
 ACKNOWLEDGE_TIMEOUT_S = 2.0
+QUERY_TIMEOUT_S = 2.0
 PATIENCE_S = 60.0
 
 Record = tuple[int, bytes | None, bytes | None]
@@ -48,6 +49,8 @@ class Gateway:
             "TALLY_GATEWAY_WORKERS": ",".join(f"http://127.0.0.1:{port}" for port in self.worker_ports),
             "TALLY_GATEWAY_BODY_BYTES_MAX": str(BODY_BYTES_MAX),
             "TALLY_GATEWAY_ACKNOWLEDGE_TIMEOUT_S": str(ACKNOWLEDGE_TIMEOUT_S),
+            "TALLY_GATEWAY_QUERY_TIMEOUT_S": str(QUERY_TIMEOUT_S),
+            "TALLY_GATEWAY_DRAIN_S": "0",
             "TALLY_TOPICS_PARTITIONS": str(PARTITIONS),
             **{f"TALLY_{name}".upper(): value for name, value in settings.items()},
         }

@@ -52,6 +52,7 @@ class WorkerProcess:
             "TALLY_WORKER_INDEX": str(index),
             "TALLY_WEB_PORT": str(base_port - index),
             "TALLY_WORKER_SESSION_TIMEOUT_S": "6",
+            "TALLY_WORKER_DRAIN_S": "0",
             **(settings or {}),
         }
         self.process: subprocess.Popen[bytes] | None = None

@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 
 from gateway.intake import STALLED, Fate, Intake, Tell
 from gateway.protocol import Protocol
+from gateway.request_id import RecordHeaders
 from gateway.user_tags import UserTags
 from streams.metrics import GatewayMetrics
 from streams.settings import Settings
@@ -30,6 +31,7 @@ class HeldIntake:
     def __init__(self) -> None:
         self.taken: list[bytes] = []
         self.waiting: list[Tell] = []
+        self.headers: RecordHeaders = []
         self.bug: Exception | None = None
 
     def append(self, key: bytes, value: bytes, tell: Tell) -> None:
@@ -38,7 +40,8 @@ class HeldIntake:
         self.taken.append(value)
         self.waiting.append(tell)
 
-    def fate_of(self, key: bytes, value: bytes) -> asyncio.Future[Fate]:
+    def fate_of(self, key: bytes, value: bytes, headers: RecordHeaders) -> asyncio.Future[Fate]:
+        self.headers.extend(headers)
         future: asyncio.Future[Fate] = asyncio.get_running_loop().create_future()
         self.append(key, value, future.set_result)
         return future
@@ -217,3 +220,24 @@ async def test_bug_is_the_gateways_and_not_the_clients(caplog: pytest.LogCapture
         await connection.send(a_request(a_record()))
     assert parsed(connection.wire.written)[0] == b"HTTP/1.1 500 Internal Server Error"
     assert connection.wire.closed
+
+
+async def test_id_of_a_request_goes_into_its_record_and_its_answer() -> None:
+    """It is how a producer's engineer finds the one event in a dead letter; one that could forge a log line is left out."""
+    connection = Connection()
+    await connection.send(a_request(a_record(), "X-Request-Id: shop-17.a:b"))
+    await connection.tell()
+    assert connection.intake.headers == [("request-id", b"shop-17.a:b")]
+    assert b"\r\nx-request-id: shop-17.a:b\r\n" in connection.wire.written
+    await connection.send(a_request(a_record(), "X-Request-Id: shop 17"))
+    await connection.tell()
+    assert len(connection.intake.headers) == 1
+    assert connection.wire.written.count(b"x-request-id") == 1
+
+
+async def test_request_without_an_id_takes_the_short_way() -> None:
+    """An id costs a header in every record: only those who ask for one pay for it."""
+    connection = Connection()
+    await connection.send(a_request(a_record()))
+    assert connection.took_short_way
+    assert connection.intake.headers == []

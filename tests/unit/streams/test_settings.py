@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import configparser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -69,8 +69,9 @@ def another(section: str, key: str) -> Any:
     default = getattr(SECTIONS[section], key)
     if isinstance(default, bool):
         return not default
-    if key == "level":
-        return "ERROR"
+    choices = get_args(type(SECTIONS[section]).model_fields[key].annotation)
+    if choices:
+        return next(choice for choice in choices if choice != default)
     if isinstance(default, str):
         return "other"
     if isinstance(default, Path):
@@ -88,7 +89,7 @@ def accepts(section: str, key: str, value: Any) -> bool:
 
 REFUSED_FILES = [
     ("[gatway]\nport = 1\n", "[gatway] is not a section ({conf} line 1); did you mean gateway?"),
-    ("[DEFAULT]\nport = 1\n", "[DEFAULT] is not a section ({conf} line 1); known: dead_letters, gateway, kafka, log,"),
+    ("[DEFAULT]\nport = 1\n", "[DEFAULT] is not a section ({conf} line 1); known: dashboard, dead_letters, gateway, kafka,"),
     ("# x\n[gateway]\nprot = 1\n", "gateway.prot = '1' is not a setting ({conf} line 3); did you mean port?"),
     ("[gateway]\nmy key = 1\n", "gateway.my key = '1' is not a setting ({conf} line 2); known: acknowledge_timeout_s,"),
     ("[gateway]\nport = x\n", "gateway.port is 'x' ({conf} line 2); right is a whole number from 1 up to 65535"),
@@ -175,6 +176,17 @@ def test_password_in_the_file_is_refused_and_not_shown(dsn: str, tmp_path: Path)
     """The file is committed and copied; logs are read by many."""
     line = refusal(f"[postgres]\ndsn = {dsn}\n", folder=tmp_path)
     assert "postgres.dsn holds a password ({conf} line 2); put it into TALLY_POSTGRES_DSN instead" in line
+
+
+def test_password_of_kafka_comes_from_the_environment_or_a_file_alone(tmp_path: Path) -> None:
+    """It looks like any other word, so its key says that it is one; and no error shows it."""
+    secret = tmp_path / "password"
+    secret.write_text("s3cret\n")
+    assert load_settings({"TALLY_KAFKA_SASL_PASSWORD_FILE": str(secret)}).kafka.sasl_password == "s3cret"
+    line = refusal("[kafka]\nsasl_password = s3cret\n", folder=tmp_path)
+    assert "kafka.sasl_password holds a password ({conf} line 2); put it into TALLY_KAFKA_SASL_PASSWORD instead" in line
+    assert "s3cret" not in refusal(environ={"TALLY_KAFKA_SASL_PASWORD": "s3cret"}, folder=tmp_path)
+    assert "s3cret" not in repr(load_settings({"TALLY_KAFKA_SASL_PASSWORD": "s3cret"}))
 
 
 @pytest.mark.parametrize("dsn", ["", "postgresql://db/tally", "host=db user=tally passfile=x", "postgresql://[::1/x"])

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from aiokafka.consumer import consumer as aiokafka_consumer
 from aiokafka.consumer import fetcher as aiokafka_fetcher
+from faust.agents.agent import Agent
 from faust.stores import rocksdb
+from faust.tables.manager import TableManager
 from faust.transport.consumer import Consumer as FaustConsumer
 from faust.transport.drivers import aiokafka as driver
 
-from streams import runs, transport
+from streams import app, runs, transport
 from tables.store import PartitionDatabases, Store
 
 ROOT = Path(__file__).parents[3]
@@ -23,6 +25,7 @@ STOCK_READER = runs.RunRecords.__mro__[1]
 OVERRIDDEN: list[tuple[type[Any], str, list[str]]] = [
     (FaustConsumer, "getmany", ["self", "timeout"]),
     (FaustConsumer, "_wait_next_records", ["self", "timeout"]),
+    (driver.Consumer, "_getmany", ["self", "active_partitions", "timeout"]),
     (FaustConsumer, "perform_seek", ["self"]),
     (FaustConsumer, "on_partitions_revoked", ["self", "revoked"]),
     (FaustConsumer, "ack", ["self", "message"]),
@@ -32,6 +35,9 @@ OVERRIDDEN: list[tuple[type[Any], str, list[str]]] = [
     (STOCK_READER, "_unpack_records", ["self"]),
     (rocksdb.Store, "apply_changelog_batch", ["self", "batch", "to_key", "to_value"]),
     (rocksdb.RocksDBOptions, "open", ["self", "path", "read_only"]),
+    (rocksdb.Store, "_open_for_partition", ["self", "partition"]),
+    (rocksdb.Store, "on_recovery_completed", ["self", "active_tps", "standby_tps"]),
+    (TableManager, "on_start", ["self"]),
 ]
 CALLED: list[tuple[Any, str, list[str]]] = [
     (driver.Consumer, "seek_wait", ["self", "partitions"]),
@@ -39,7 +45,6 @@ CALLED: list[tuple[Any, str, list[str]]] = [
     (driver.Consumer, "seek_to_committed", ["self"]),
     (driver.Consumer, "highwater", ["self", "tp"]),
     (driver.Consumer, "assignment", ["self"]),
-    (driver.Consumer, "_getmany", ["self", "active_partitions", "timeout"]),
     (driver.Consumer, "_to_message", ["self", "tp", "record"]),
     (driver.Consumer, "_get_active_partitions", ["self"]),
     (driver.Producer, "_ensure_producer", ["self"]),
@@ -47,6 +52,9 @@ CALLED: list[tuple[Any, str, list[str]]] = [
     (STOCK_READER, "_contains_abort_marker", ["self", "next_batch"]),
     (rocksdb.Store, "_db_for_partition", ["self", "partition"]),
     (rocksdb.Store, "persisted_offset", ["self", "tp"]),
+    (rocksdb.Store, "partition_path", ["self", "partition"]),
+    (TableManager, "_update_channels", ["self"]),
+    (Agent, "get_topic_names", ["self"]),
 ]
 
 
@@ -59,7 +67,7 @@ def test_a_private_method_has_the_signature_we_rely_on(owner: Any, name: str, pa
 def test_ours_takes_what_theirs_takes(owner: Any, name: str, parameters: list[str]) -> None:
     ours = next(
         found
-        for found in (transport.Consumer, transport.Producer, runs.RunRecords, Store, PartitionDatabases)
+        for found in (transport.Consumer, transport.Producer, runs.RunRecords, Store, PartitionDatabases, app.Tables)
         if issubclass(found, owner)
     )
     assert name in vars(ours), f"{ours.__name__}.{name} overrides nothing"
@@ -70,6 +78,11 @@ def test_faust_still_reads_the_offsets_that_we_blind() -> None:
     """`ReadOffsets` works because the drain takes `__getitem__` of whatever dict is there."""
     source = inspect.getsource(FaustConsumer._drain_messages)
     assert "get_read_offset = self._read_offset.__getitem__" in source
+
+
+def test_faust_polls_for_as_many_records_as_its_consumer_says() -> None:
+    """We raise it while changelogs are read."""
+    assert "max_records=_consumer._max_poll_records" in inspect.getsource(driver.AIOKafkaConsumerThread.getmany)
 
 
 @pytest.mark.parametrize("name", ["_acked", "_unacked_messages", "_committed_offset", "_read_offset", "_buffered_partitions"])

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from sinks.writers import STAGE
-from streams.dead_letters import DeadLetter, Position
+from streams.dead_letters import SINKS_STAGE, DeadLetter, Position
 from streams.reading import Bounds
 
 
@@ -95,7 +94,7 @@ def conclude(evidence: Evidence) -> Conclusion:
 def _by_what_was_made(evidence: Evidence) -> Conclusion | None:
     """Conclude from rows, blocks and dead letters, if there are any."""
     letter = evidence.letter
-    if letter is not None and letter.stage == STAGE:
+    if letter is not None and letter.stage == SINKS_STAGE:
         return State.DEAD_LETTER, f"counted by the workers, but Postgres could not take it: {letter.reason}, {letter.detail}"
     if is_counted(evidence):
         return _counted(evidence)

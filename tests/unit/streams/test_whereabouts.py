@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sinks.whereabouts import Evidence, Sought, State, conclude
 from streams.dead_letters import DeadLetter, Position
 from streams.reading import Bounds
+from streams.whereabouts import Evidence, Sought, State, conclude
 
 OFFSET = 50
 POSITION = Position("user-tags.v1", 1, OFFSET)
