@@ -24,7 +24,7 @@ from sinks.health import Health, Routes, serve
 from sinks.loop import SinkLoop, SinkStoppedError
 from sinks.migrate import check_revision, migrate
 from sinks.observe import Observer, show_health
-from sinks.postgres import Postgres, Remedy, remedy_of
+from sinks.postgres import ROLLER_NAME, Postgres, Remedy, remedy_of
 from sinks.profiles import RowWriter
 from sinks.retention import Retention
 from sinks.roller import Roller
@@ -116,7 +116,7 @@ def run(settings: Settings) -> None:
 
 def make_roller(settings: Settings, metrics: SinkMetrics) -> Roller:
     """Return the thread that rolls up; it has a connection of its own."""
-    postgres, quiet_s = Postgres(settings.postgres.dsn), settings.sinks.rollup_quiet_s
+    postgres, quiet_s = Postgres(settings.postgres.dsn, name=ROLLER_NAME), settings.sinks.rollup_quiet_s
     return Roller(STREAMS, postgres, quiet_s=quiet_s, metrics=metrics, clock=SYSTEM_CLOCK)
 
 

@@ -12,6 +12,7 @@ from sinks.queries import query
 from sinks.writers import Place
 
 APPLICATION_NAME = "tally-sinks"
+ROLLER_NAME = "tally-rollups"
 CONNECT_TIMEOUT_S = 5
 LOCK_TIMEOUT_MS = 3_000
 STATEMENT_TIMEOUT_MS = 120_000
@@ -58,8 +59,10 @@ def class_of(error: psycopg.Error) -> str:
 class Postgres:
     """One connection, made anew when it is gone. Not for several threads."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, *, name: str = APPLICATION_NAME) -> None:
+        """Describe the connection; *name* is what Postgres shows of it."""
         self._dsn = dsn
+        self._name = name
         self._connection: psycopg.Connection | None = None
 
     def connection(self) -> psycopg.Connection:
@@ -70,7 +73,7 @@ class Postgres:
         """
         if self._connection is None or self._connection.closed or self._connection.broken:
             self.close()
-            self._connection = connect(self._dsn)
+            self._connection = connect(self._dsn, name=self._name)
         return self._connection
 
     def close(self) -> None:
@@ -93,12 +96,12 @@ class Postgres:
         return {Place(topic, partition): next_offset for topic, partition, next_offset in rows}
 
 
-def connect(dsn: str) -> psycopg.Connection:
+def connect(dsn: str, *, name: str = APPLICATION_NAME) -> psycopg.Connection:
     """Return a new connection with limits on how long anything may wait."""
     connection = psycopg.connect(
         dsn,
         autocommit=True,
-        application_name=APPLICATION_NAME,
+        application_name=name,
         connect_timeout=CONNECT_TIMEOUT_S,
         client_encoding="UTF8",
         tcp_user_timeout=TCP_TIMEOUT_MS,

@@ -129,9 +129,9 @@ SELECT stored_on, to_timestamp(hour::float8 * 3600), source_partition, 1, now()
 -- One at a time rolls up, of all processes; it lasts until the transaction ends.
 SELECT pg_try_advisory_xact_lock(hashtext('tally.rollups'));
 
--- name: allow_memory
--- The groups of a busy hour fit, so that they are not sorted on the disk.
-SELECT set_config('work_mem', %(memory)s::text, true);
+-- name: allow_more
+-- The groups of a busy hour fit into memory, and it may take longer than what writers wait for: nobody does.
+SELECT set_config('work_mem', %(memory)s::text, true), set_config('statement_timeout', %(timeout_ms)s::text, true);
 
 -- name: due_hours
 -- Hours whose minutes were written since they were rolled up: those that are over, quiet for a while, or waiting for long.

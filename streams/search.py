@@ -112,7 +112,7 @@ class Search:
     def __init__(
         self, settings: Settings, reader: Reader, postgres: PostgresSide, *, url: str, records_max: int | None = None
     ) -> None:
-        """Describe the search: of a partition's dead letters, and of its lag, *records_max* are looked at; None: all letters."""
+        """Describe the search: *records_max* of a partition's letters, and of its lag, are looked at; None: all letters."""
         self._settings = settings
         self._reader = reader
         self._postgres = postgres

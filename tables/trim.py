@@ -8,8 +8,8 @@ from tables.profiles import NEWEST_MAX, ORDER
 from tables.store import Store
 
 SAMPLE_ROWS = 1024
-"""Every so many rows written one looks at its own user, so a user has at most about as many rows more than the newest: 0.15 µs an
-event with millions of rows, and a hot user is looked at often."""
+"""Every so many rows written one looks at its own user, so a user has at most about as many rows more than the newest.
+0.15 µs an event with millions of rows, and a hot user is looked at often."""
 
 
 def trim(store: Store, partition: int, rows: Sequence[bytes]) -> int:

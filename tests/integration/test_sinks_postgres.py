@@ -23,7 +23,10 @@ from streams.settings import Sinks
 from streams.topics import STREAMS
 from tables.blocks import decode_block, encode_block, pack
 
-READABLE = ("minute_aggregates", "user_events", "dead_letters", "sink_offsets")
+READABLE = (
+    "minute_aggregates", "user_events", "dead_letters", "sink_offsets",
+    "hour_cells", "day_cells", "hour_cells_touched", "hour_cells_rolled", "day_cells_rolled",
+)  # fmt: skip
 DAY_MS = 86_400_000
 TEXTS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20) | st.text(
     st.sampled_from("\\\t\n\r.N\x0b\x85\u2028 "), max_size=6
@@ -195,7 +198,9 @@ def test_days_are_made_ahead_and_dropped_when_their_time_is_over(connection: psy
     assert not retention.is_due()
     today = day_of(SYSTEM_CLOCK.now_ms())
     for age in (0, 3):
-        connection.execute("INSERT INTO tally.minute_cells_blocks VALUES (0, %s, now(), 4095, %s)", (age, today - timedelta(age)))
+        connection.execute(
+            "INSERT INTO tally.minute_cells_blocks VALUES (0, %s, now(), 4095, %s)", (age, today - timedelta(age))
+        )
     for age_days in (1, 91):
         at_ms = SYSTEM_CLOCK.now_ms() - age_days * DAY_MS
         values = (age_days, at_ms / 1000)
