@@ -68,6 +68,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, postgres: LocalPostgres) -> It
         try:
             with running_gateway(servers, **settings) as gateway, closing(Door(gateway.port)) as door:
                 eventually(lambda: door.ask("GET", "/health").status == 200, within_s=90, what="the gateway ready")
+                eventually(lambda: sinks.get("/ready")[0] == 200, within_s=90, what="the sinks ready")
                 yield Job(servers, dsn, workers, gateway, sinks, door, token, password)
         finally:
             sinks.stop()
