@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 
 from stack.home import StackHome
 from stack.kafka import LocalKafka
-from stack.ports import free_port
+from stack.ports import free_port, is_free
 from stack.topics import create_topics
 from streams.settings import Settings, load_settings
 from tests.support.builders import record_bytes
@@ -153,20 +153,28 @@ def own_kafka(home: Path, **environment: str) -> Iterator[str]:
         kafka.remove()
 
 
+def free_row(length: int, *, but: Collection[int]) -> int:
+    """Return the first of *length* ports in a row that are free, and none of which is promised to somebody else."""
+    while True:
+        row = range(first := free_port(), first + length)
+        if all(is_free(port) and port not in but for port in row):
+            return first
+
+
 class Job:
     """`make run` in a subprocess, as a user starts it, on ports and in a folder of its own."""
 
     def __init__(self, home: Path, *, workers: int = 1, settings: Mapping[str, str] | None = None) -> None:
         self.home = home
         self.workers = workers
-        self.port = free_port()
+        self.port, sinks_port = free_port(), free_port()
         self.log_path = home.with_suffix(".log")
         self.environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("TALLY_", "MAKE", "MFLAGS"))},
             "TALLY_STACK_HOME": str(home),
             "TALLY_GATEWAY_PORT": str(self.port),
-            "TALLY_WEB_PORT": str(free_port()),
-            "TALLY_SINKS_PORT": str(free_port()),
+            "TALLY_WEB_PORT": str(free_row(workers, but=(self.port, sinks_port))),
+            "TALLY_SINKS_PORT": str(sinks_port),
             "WORKERS": str(workers),
             **(settings or {}),
         }
