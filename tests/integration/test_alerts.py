@@ -47,6 +47,9 @@ LINGERING = {"PartitionsMissing", "DeadLetterWriteFailing", "E2ELatencyHigh"}
 half a minute, which is a second here, while the job gathers rows for two as ever."""
 PAUSE_S = 0.05
 BACKLOG_EVENTS = 60_000
+RESTORED_EVENTS = 300_000
+"""Their rows are more than Kafka hands out in its first answer, which no quota holds back."""
+COUNTED = 'sum(tally_events_total{result="counted"})'
 FLOOD_RECORDS = 3_000
 THROTTLED_BYTES_A_S = 64.0
 WORKER_CLIENT = f"faust-{faust.__version__}"
@@ -213,6 +216,9 @@ def kafka_paused(scene: Scene) -> None:
 
 def recovery_starved(scene: Scene) -> None:
     """The worker has lost its disk, and Kafka hands its changelogs out by the spoonful."""
+    counted = scene.alerts.value(COUNTED)
+    scene.produce(RESTORED_EVENTS)
+    eventually(lambda: scene.alerts.value(COUNTED) >= counted + RESTORED_EVENTS, within_s=WITHIN_S, what="all counted")
     scene.manager.stop_processes(["worker-0"])
     folder = scene.job.home / "worker-0"
     for path in folder.iterdir():
