@@ -93,7 +93,7 @@ class Erase:
             compact(
                 topics,
                 self._stream,
-                roll=lambda: self._workers.erase(self._users, dry_run=False),
+                roll=lambda: self._workers.erase(self._users, dry_run=False, before=before),
                 holds=lambda: self._holds(before),
             )
         self._say(f"kafka: {topic} holds no row of theirs")

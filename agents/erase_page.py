@@ -20,9 +20,13 @@ SWEEP_INTERVAL_S = 5.0
 
 
 class EraseRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Whom to erase; *dry_run* only counts."""
+    """Whom to erase, and before which source offset of each partition; where none is given, before the end of now.
+
+    With *dry_run* rows are only counted.
+    """
 
     users: list[str]
+    before: dict[int, int] = {}
     dry_run: bool = True
 
 
@@ -61,7 +65,9 @@ async def answer(app: Any, eraser: Eraser, body: bytes) -> dict[str, Any]:
     if request.dry_run:
         partitions = {partition: {"rows": rows} for partition, rows in eraser.count(request.users).items()}
     else:
-        partitions = {partition: asdict(done) for partition, done in (await eraser.erase(request.users)).items()}
+        partitions = {
+            partition: asdict(done) for partition, done in (await eraser.erase(request.users, request.before)).items()
+        }
     workers = [str(url) for url, topics in app.router.tables_metadata().items() if topics]
     return {"partitions": {str(partition): done for partition, done in partitions.items()}, "workers": workers}
 

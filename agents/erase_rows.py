@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,10 +93,13 @@ class Eraser:
             for partition in self.store.owned()
         }
 
-    async def erase(self, users: Sequence[str]) -> dict[int, Done]:
+    async def erase(self, users: Sequence[str], before: Mapping[int, int]) -> dict[int, Done]:
         """Erase *users* from every owned partition, and the stores of partitions that were once owned here altogether.
 
-        A second call erases what came since the first; what is gone stays gone.
+        A second call without *before* erases what came since the first too; what is gone stays gone.
+
+        Args:
+            before: source offset by partition; where none is given it is the end of now.
 
         Raises:
             IncompleteAnswerError: a partition was taken away meanwhile; call again, there and here.
@@ -104,14 +107,14 @@ class Eraser:
         """
         async with self._lock:
             self.check_ready()
-            done = {partition: await self._erase(partition, users) for partition in self.store.owned()}
+            done = {partition: await self._erase(partition, users, before.get(partition)) for partition in self.store.owned()}
             self._remove_old_stores()
             return done
 
-    async def _erase(self, partition: int, users: Sequence[str]) -> Done:
+    async def _erase(self, partition: int, users: Sequence[str], before: int | None) -> Done:
         search = await asyncio.to_thread(SpanSearch, self.protocol.settings, self.protocol.tables, partition)
         try:
-            done = Done(before=await asyncio.to_thread(search.source_end))
+            done = Done(await asyncio.to_thread(search.source_end) if before is None else before)
             erasures = [Erasure(digest_of(user.encode()), done.before) for user in users]
             erased = self.protocol.state(partition).erased
             erased.add(erasures)  # before it is sent: whoever is sent after it has left the rows out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from time import sleep
 from typing import Any
@@ -41,23 +41,28 @@ class Workers:
         self._headers = token_headers(settings.web)
         self._partitions = settings.topics.partitions
 
-    def erase(self, users: Sequence[str], *, dry_run: bool) -> dict[int, dict[str, int]]:
+    def erase(
+        self, users: Sequence[str], *, dry_run: bool, before: Mapping[int, int] | None = None
+    ) -> dict[int, dict[str, int]]:
         """Return what was done, or would be, by partition: all of them. A second call does what is left.
+
+        Args:
+            before: source offset by partition; None: the end of now.
 
         Raises:
             IncompleteAnswerError: a worker does not answer, or partitions have no owner; some may be done.
         """
+        body = msgspec.json.encode({"users": list(users), "dry_run": dry_run, "before": dict(before or {})})
         until_s = SYSTEM_CLOCK.monotonic_s() + READY_WITHIN_S
         while True:
-            why, done = self._ask_all(users, dry_run=dry_run)
+            why, done = self._ask_all(body)
             if not why:
                 return done
             if SYSTEM_CLOCK.monotonic_s() > until_s:
                 raise IncompleteAnswerError(f"{why}; run it again when all workers are ready")
             sleep(PAUSE_S)
 
-    def _ask_all(self, users: Sequence[str], *, dry_run: bool) -> tuple[str, dict[int, dict[str, int]]]:
-        body = msgspec.json.encode({"users": list(users), "dry_run": dry_run})
+    def _ask_all(self, body: bytes) -> tuple[str, dict[int, dict[str, int]]]:
         done: dict[int, dict[str, int]] = {}
         waiting, asked = list(self._urls), set[str]()
         while waiting:

@@ -23,8 +23,11 @@ def partition_rows(tables: StreamTables, codec: RowCodec, partition: int, user: 
     rows: list[Row] = []
     for kind in tables.stream.kinds:
         prefix = codec.prefix(user, kind)
-        found = newest_rows(store.scan(partition, prefix, prefix + AFTER_ALL + AFTER_ALL), prefix)
-        rows.extend(codec.decode(key, value) for key, value in found if offset_of(key) >= erased)
+        ascending = store.scan(partition, prefix, prefix + AFTER_ALL + AFTER_ALL)
+        if erased:
+            ascending = (row for row in ascending if offset_of(row[0]) >= erased)
+        found = newest_rows(ascending, prefix)
+        rows.extend(codec.decode(key, value) for key, value in found)
     return rows
 
 

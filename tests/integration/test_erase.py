@@ -45,7 +45,7 @@ def test_the_search_finds_the_users_before_and_a_dry_run_changes_nothing(scene: 
 def test_nothing_of_the_users_is_on_any_disk(scene: Scene) -> None:
     """RocksDB, its log and manifest, a store of a partition that moved away, segments of Kafka, Postgres and its statistics."""
     assert scene.found["erased"] == NOWHERE
-    assert scene.search(GONE) == NOWHERE
+    assert scene.search_when_deleted(GONE) == NOWHERE
     assert not list(scene.tables.glob(f"*-{STALE}.db"))
 
 
@@ -103,7 +103,7 @@ def test_a_worker_whose_disk_was_wiped_brings_nothing_back(scene: Scene) -> None
         wait_counted(scene.worker, oracle, minutes=MINUTES)
         assert_answers_exact(scene.worker, oracle, minutes=MINUTES)
         assert profile(scene.worker, GONE) == (200, {"cookie": GONE, "views": [], "buys": []})
-    assert scene.search(GONE) == NOWHERE
+    assert scene.search_when_deleted(GONE) == NOWHERE
 
 
 def test_a_database_that_is_filled_anew_has_nothing_of_them(scene: Scene) -> None:
@@ -118,4 +118,4 @@ def test_a_database_that_is_filled_anew_has_nothing_of_them(scene: Scene) -> Non
     count = "SELECT (SELECT count(*) FROM tally.user_events WHERE cookie = %s), (SELECT count(*) FROM tally.user_events)"
     mine, everybody = select(scene.empty, count, GONE)[0]
     assert (mine, everybody) == (0, sum(map(len, scene.oracle(erased=True).users.values())))
-    assert scene.search(GONE) == NOWHERE
+    assert scene.search_when_deleted(GONE) == NOWHERE

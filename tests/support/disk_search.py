@@ -25,7 +25,7 @@ def files_with(folder: Path, text: str, *, without: tuple[str, ...] = ()) -> lis
     return [
         str(path.relative_to(folder))
         for path in files_of(folder)
-        if not set(without) & set(path.relative_to(folder).parts) and holds(path.read_bytes(), wanted)
+        if not set(without) & set(path.relative_to(folder).parts) and holds(bytes_of(path), wanted)
     ]
 
 
@@ -35,7 +35,7 @@ def segments_with(data: Path, topic: str, text: str) -> list[str]:
     found: list[str] = []
     for folder in sorted(data.glob(f"{topic}-*")):
         for path in files_of(folder):
-            raw = path.read_bytes()
+            raw = bytes_of(path)
             is_log = ".log" in path.name
             if holds(raw, wanted) or (is_log and any(holds(part, wanted) for part in parts_of(raw))):
                 found.append(f"{folder.name}/{path.name}")
@@ -57,8 +57,16 @@ def holds(raw: bytes, wanted: set[bytes]) -> bool:
     return any(part in raw for part in wanted)
 
 
+def bytes_of(path: Path) -> bytes:
+    """Return what a file holds; nothing where it has just been deleted."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 def files_of(folder: Path) -> Iterator[Path]:
-    """Yield the files under a folder, in order; one that is deleted meanwhile is no find."""
+    """Yield the files under a folder, in order."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             yield path
