@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,7 @@ ROUND_EVENTS = 52_000
 KILLS = 3
 NUDGE_EVENTS = 40
 """Enough that every partition gets some."""
+STILL_S = 0.5
 WIPED_ROUNDS = (1, 2)
 FAULTY = "tests.support.faulty_pipeline"
 
@@ -59,13 +61,23 @@ def wait_for(worker: WorkerProcess, events: int) -> None:
 
 
 def drain(cluster: Cluster, worker: WorkerProcess) -> None:
-    """Wait until all is counted; a batch dropped at the very end of a log is only missed when the next one comes."""
+    """Wait until all is counted; a batch dropped at the very end of a log is only missed when the next one comes.
+
+    That next one is sent when nothing has moved for a while, and not before: one with each look would keep a slow worker
+    behind for ever.
+    """
     nudges = itertools.count()
+    seen, moved_s = -1, time.monotonic()
 
     def all_counted() -> bool:
-        left = cluster.events - counted(worker, minutes=MINUTES)
-        if left:
+        nonlocal seen, moved_s
+        now_s, events = time.monotonic(), counted(worker, minutes=MINUTES)
+        if events != seen:
+            seen, moved_s = events, now_s
+        elif events < cluster.events and now_s - moved_s > STILL_S:
             cluster.send(some_tags(next(nudges), NUDGE_EVENTS, minutes=MINUTES))
-        return not left
+            moved_s = now_s
+        assert events == cluster.events, f"{events} of {cluster.events} counted"
+        return True
 
     eventually(all_counted, within_s=90, what="everything counted")

@@ -78,6 +78,9 @@ class ProcessLoop(asyncio.AbstractEventLoop):
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> asyncio.Task[Any]:  # type: ignore[override]
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, **kwargs)
+        if self.dead:
+            drop(task)
+            return task
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
         return task
@@ -137,8 +140,13 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self.ready.clear()
         self._timers.clear()
         for task in list(self._tasks):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            coro: Any = task.get_coro()
-            if inspect.getcoroutinestate(coro) != inspect.CORO_RUNNING:
-                coro.close()  # now, not when its garbage is collected: what it still does here reaches nobody
+            drop(task)
         self._tasks.clear()
+
+
+def drop(task: asyncio.Task[Any]) -> None:
+    """Let go of a task of a dead process without a word."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    coro: Any = task.get_coro()
+    if inspect.getcoroutinestate(coro) != inspect.CORO_RUNNING:
+        coro.close()  # now, not when its garbage is collected: what it still does here reaches nobody
