@@ -1,7 +1,7 @@
 """Ask a worker at fixed rates until standard input ends, from a process of its own; then tell the latencies, a line of JSON.
 
-`python -m bench.asking URL FIRST_MINUTE`. Open loop: a latency counts from when the question was due, so a worker that stands
-still is not asked less, and its waiting is seen.
+`python -m bench.asking URL FIRST_MINUTE PROFILES_PER_S AGGREGATES_PER_S`; a rate of 0 asks nothing of that kind. Open loop: a
+latency counts from when the question was due, so a worker that stands still is not asked less, and its waiting is seen.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from load.queries import is_profile
 from streams.event_time import format_minute
 from views.queries import MINUTES_MAX
 
-PROFILES_PER_S = 20.0
-AGGREGATES_PER_S = 2.0
 TIMEOUT_S = 60.0
 SEED = 1
 HOT_SHARE = 0.5
@@ -45,16 +43,15 @@ class Asked:
         return told | {"max_ms": self.latencies.max_s * 1000, "count": self.latencies.count, "wrong": self.wrong}
 
 
-async def main(url: str, first_minute: int) -> dict[str, dict[str, float]]:
-    """Ask until standard input ends; return what both kinds of questions showed."""
+async def main(url: str, first_minute: int, profiles_per_s: float, aggregates_per_s: float) -> dict[str, dict[str, float]]:
+    """Ask until standard input ends; return what each kind of question showed."""
+    rates = {"profiles": (profiles_per_s, ask_profile), "aggregates": (aggregates_per_s, _aggregates_of(first_minute))}
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(url, timeout=timeout, connector=connector) as session:
         ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
-        profiles = asyncio.create_task(_ask_at(PROFILES_PER_S, ask_profile, session, ended))
-        ten_minutes = _aggregates_of(first_minute)
-        aggregates = asyncio.create_task(_ask_at(AGGREGATES_PER_S, ten_minutes, session, ended))
-        return {"profiles": (await profiles).told(), "aggregates": (await aggregates).told()}
+        asking = {kind: asyncio.create_task(_ask_at(rate, ask, session, ended)) for kind, (rate, ask) in rates.items() if rate}
+        return {kind: (await task).told() for kind, task in asking.items()}
 
 
 async def _ask_at(rate: float, ask: Ask, session: aiohttp.ClientSession, ended: asyncio.Task[str]) -> Asked:
@@ -103,4 +100,4 @@ def _aggregates_of(first_minute: int) -> Ask:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(asyncio.run(main(sys.argv[1], int(sys.argv[2])))) + "\n")
+    sys.stdout.write(json.dumps(asyncio.run(main(sys.argv[1], int(sys.argv[2]), *map(float, sys.argv[3:])))) + "\n")

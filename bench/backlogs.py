@@ -90,6 +90,11 @@ def filled(workload: Workload) -> Iterator[Backlog]:
             kafka.kill()
 
 
+def send(workload: Workload, servers: str, home: Path) -> Backlog:
+    """Send the events of *workload* to a Kafka that runs already, with its topics, and return what should be counted."""
+    return _backlog(workload, servers, home, asyncio.run(_fill(servers, workload)))
+
+
 @contextmanager
 def run_folder() -> Iterator[Path]:
     """Make a folder for one run and remove it at the end; folders of runs that died are removed as well."""

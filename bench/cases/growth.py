@@ -16,7 +16,6 @@ from bench.workloads import MANY, Workload
 from load.events import Mix
 
 EVENTS = 1_000_000
-RUNS = 3
 GOAL_FLAT = 1.22
 """Within 10 % of the middle on both sides: 1.1 / 0.9."""
 CELLS = (2, 100, 10_000, 1_000_000)
@@ -56,7 +55,7 @@ def _measure_profiles() -> Iterable[Figure]:
 
 
 def _case(what: str, title: str, measure_once: Callable[[], Iterable[Figure]]) -> Case:
-    return Case(f"growth_{what}", title, measure_once, runs=RUNS)
+    return Case(f"growth_{what}", title, measure_once)
 
 
 CASES = (

@@ -22,7 +22,6 @@ GOAL_FLAT = 1.1
 GOAL_COST_FLAT = 1.22
 """Within 10 % of the middle on both sides: 1.1 / 0.9."""
 WARM_EVENTS_PART = 0.01
-RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -69,4 +68,4 @@ def _marks(events: int) -> list[int]:
     return [int(events * WARM_EVENTS_PART), *(events * number // SAMPLES for number in range(1, SAMPLES + 1))]
 
 
-CASE = Case("memory", "aggregates and profiles of 10,000,000 events: memory, and cost as they grow", measure, runs=RUNS)
+CASE = Case("memory", "aggregates and profiles of 10,000,000 events: memory, and cost as they grow", measure)

@@ -10,21 +10,30 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
-from bench.backlogs import run_folder
+from bench.backlogs import Backlog, run_folder, send
 from bench.case import Case, Figure
+from bench.clients import asking, told_by
 from bench.processes import tree_cpu_s
 from bench.programs import ROOT, environment_with, running, wait_ready
 from bench.progress import BenchError
+from bench.workers import RIGHT_WITHIN_S, wrong_minutes
+from bench.workloads import MANY
 from stack.ports import free_port
 from streams.clock import SYSTEM_CLOCK
+from tests.support.eventually import eventually
 
 RATE = 1_000
 WARM_UP_S = 20.0
 SECONDS = 90.0
 """The load generator asks for a profile 10 s after a tag, and for minutes that ended 60 s ago."""
-GOALS_MS = {"profiles": 20.0, "aggregates": 50.0}
+EVENTS_BEFORE = 1_300_000
+"""More than ten minutes of them, twice the spec's traffic in each."""
+AGGREGATES_PER_S = 1.0
+GOAL_PROFILE_MS = 20.0
+GOAL_AGGREGATES_MS = 50.0
 
 Measured = dict[str, dict[str, float]]
 
@@ -37,19 +46,36 @@ def measure() -> Iterator[Figure]:
         log = home / "job.log"
         with running("stack", "run", "--workers", "1", settings=settings, log=log) as job:
             wait_ready(job, log, lambda: "tally is ready" in log.read_text(errors="replace"))
+            gateway = f"http://127.0.0.1:{ports['TALLY_GATEWAY_PORT']}"
+            backlog = send(MANY.sized(EVENTS_BEFORE), kafka_of(home / "stack"), home)
+            counted = partial(_is_counted, gateway, backlog)
+            eventually(counted, within_s=RIGHT_WITHIN_S, what="the ten minutes before")
             put_load(settings, home, seconds=WARM_UP_S)
             used_s, started_s = tree_cpu_s([job.pid]), SYSTEM_CLOCK.monotonic_s()
-            measured = put_load(settings, home, seconds=SECONDS)
+            with asking(gateway, backlog, profiles_per_s=0, aggregates_per_s=AGGREGATES_PER_S) as client:
+                measured = put_load(settings, home, seconds=SECONDS)
+                measured["aggregates of 10 full minutes"] = told_by(client)["aggregates"]
             used_s, wall_s = tree_cpu_s([job.pid]) - used_s, SYSTEM_CLOCK.monotonic_s() - started_s
     yield from figures(measured)
     yield Figure("whole job, Kafka and Postgres too", used_s / wall_s * 100, "% of a core")
 
 
+def _is_counted(url: str, backlog: Backlog) -> bool:
+    return not wrong_minutes(url, backlog.totals)
+
+
+def kafka_of(home: Path) -> str:
+    """Return the bootstrap servers of the job whose folder that is."""
+    lines = (home / "stack.env").read_text(encoding="utf-8").splitlines()
+    return next(line.partition("=")[2].strip("'\"") for line in lines if "TALLY_KAFKA_SERVERS=" in line)
+
+
 def figures(measured: Measured) -> Iterator[Figure]:
     """Yield the percentiles of each kind of request."""
-    for kind in ("tags", "profiles", "aggregates"):
+    goals_ms = {"profiles": GOAL_PROFILE_MS, "aggregates of 10 full minutes": GOAL_AGGREGATES_MS}
+    for kind in ("tags", "profiles", "aggregates", "aggregates of 10 full minutes"):
         yield Figure(f"{kind}, p50", measured[kind]["p50_ms"], "ms")
-        yield Figure(f"{kind}, p99", measured[kind]["p99_ms"], "ms", goal=GOALS_MS.get(kind))
+        yield Figure(f"{kind}, p99", measured[kind]["p99_ms"], "ms", goal=goals_ms.get(kind))
         yield Figure(f"{kind}, longest", measured[kind]["max_ms"], "ms")
 
 
@@ -69,4 +95,4 @@ def put_load(settings: Mapping[str, str], home: Path, *, seconds: float) -> Meas
     return measured
 
 
-CASE = Case("queries", "queries while 1,000 events a second come in", measure, runs=3)
+CASE = Case("queries", "queries while 1,000 events a second come in", measure)

@@ -11,9 +11,8 @@ from bench.progress import CPU_UNIT, RATE_UNIT, Worked, work_off
 from bench.workers import check, counted_by, pids_of, running_workers
 from bench.workloads import MANY, Workload
 
-EVENTS = 5_000_000
+EVENTS = 3_000_000
 WORKERS = (1, 2, 4)
-RUNS = 3
 
 
 def measure() -> Iterable[Figure]:
@@ -39,4 +38,4 @@ def _share(workload: Workload, count: int) -> Worked:
     return worked
 
 
-CASE = Case("scaling", "aggregates and profiles in 1, 2 and 4 workers", measure, runs=RUNS)
+CASE = Case("scaling", "aggregates and profiles in 1, 2 and 4 workers", measure)
