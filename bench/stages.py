@@ -7,6 +7,7 @@ cost.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import time
 from collections import defaultdict
@@ -81,6 +82,9 @@ def stage_costs(workload: Workload, home: Path, *, warm: int) -> dict[str, float
     """
     gc.set_threshold(*GC_THRESHOLDS)
     tables = some_tables(home)
+    for store in (tables.block_store, _row_store(tables)):
+        opened(store)  # to be restored, as a new database is; from here on as it is used
+        asyncio.run(store.on_recovery_completed(set(), set()))
     batches = list(record_batches(workload))
     gc.freeze()
     _run(Costs(), tables, list(islice(batches, max(1, len(batches) * warm // workload.events))))
