@@ -19,6 +19,7 @@ from views.queries import MINUTES_MAX
 
 ALWAYS = "1970-01-01T00:00:00_9999-12-31T23:59:59.999"
 RIGHT_WITHIN_S = 60.0
+LOG_SHOWN = 2_000
 WITHOUT_PROFILES = {"TALLY_WORKER_PROFILES": "false"}
 
 
@@ -26,13 +27,21 @@ WITHOUT_PROFILES = {"TALLY_WORKER_PROFILES": "false"}
 def running_workers(
     backlog: Backlog, *, count: int = 1, settings: Mapping[str, str] | None = None
 ) -> Iterator[list[WorkerProcess]]:
-    """Start workers on a backlog, without waiting for them; they are killed at the end."""
+    """Start workers on a backlog, without waiting for them; they are killed at the end.
+
+    Raises:
+        BenchError: the measuring failed; a worker that ended meanwhile is named with the end of its log.
+    """
     home, environ = backlog.home / "workers", {**backlog.settings, **(settings or {})}
     workers = [WorkerProcess(backlog.servers, home, index=index, settings=environ) for index in range(count)]
     try:
         for worker in workers:
             worker.start(wait=False)
         yield workers
+    except BenchError as error:
+        ended = [worker for worker in workers if worker.process is not None and worker.process.poll() is not None]
+        told = (f"; a worker ended with {worker.process.returncode}: {worker.log()[-LOG_SHOWN:]}" for worker in ended)  # type: ignore[union-attr]
+        raise BenchError(f"{error}{''.join(told)}") from error
     finally:
         for worker in workers:
             worker.kill()

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,8 +30,8 @@ RATE = 1_000
 WARM_UP_S = 20.0
 SECONDS = 90.0
 """The load generator asks for a profile 10 s after a tag, and for minutes that ended 60 s ago."""
-EVENTS_BEFORE = 1_300_000
-"""More than ten minutes of them, twice the spec's traffic in each."""
+BEFORE = replace(MANY, step_ms=1.0).sized(660_000)
+"""Eleven minutes of the spec's traffic."""
 AGGREGATES_PER_S = 1.0
 GOAL_PROFILE_MS = 20.0
 GOAL_AGGREGATES_MS = 50.0
@@ -47,7 +48,7 @@ def measure() -> Iterator[Figure]:
         with running("stack", "run", "--workers", "1", settings=settings, log=log) as job:
             wait_ready(job, log, lambda: "tally is ready" in log.read_text(errors="replace"))
             gateway = f"http://127.0.0.1:{ports['TALLY_GATEWAY_PORT']}"
-            backlog = send(MANY.sized(EVENTS_BEFORE), kafka_of(home / "stack"), home)
+            backlog = send(BEFORE, kafka_of(home / "stack"), home)
             counted = partial(_is_counted, gateway, backlog)
             eventually(counted, within_s=RIGHT_WITHIN_S, what="the ten minutes before")
             put_load(settings, home, seconds=WARM_UP_S)
