@@ -3,7 +3,7 @@
 A producer writes straight into Kafka, one worker counts with profiles on, the sinks write cells into Postgres (no row an event:
 those would be another 13 GB), all on this machine. The producer is held back by the lag of both, so nothing waits for long, and
 the day is one of full speed. Everything is compared at the end: every minute and action by the worker's /aggregates and by the
-sums of Postgres, and 100 profiles event by event. Only run when named: at full size it takes a quarter of an hour of an
+sums of Postgres, and 100 profiles event by event. Only run when named: at full size it takes 25 minutes of an
 idle machine, and some 25 GB of disk.
 """
 
