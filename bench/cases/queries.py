@@ -22,6 +22,7 @@ from bench.programs import ROOT, environment_with, running, wait_ready
 from bench.progress import BenchError
 from bench.workers import RIGHT_WITHIN_S, wrong_minutes
 from bench.workloads import MANY
+from stack.home import StackHome
 from stack.ports import free_port
 from streams.clock import SYSTEM_CLOCK
 from tests.support.eventually import eventually
@@ -48,7 +49,7 @@ def measure() -> Iterator[Figure]:
         with running("stack", "run", "--workers", "1", settings=settings, log=log) as job:
             wait_ready(job, log, lambda: "tally is ready" in log.read_text(errors="replace"))
             gateway = f"http://127.0.0.1:{ports['TALLY_GATEWAY_PORT']}"
-            backlog = send(BEFORE, kafka_of(home / "stack"), home)
+            backlog = send(BEFORE, StackHome(home / "stack").read_environment()["TALLY_KAFKA_SERVERS"], home)
             counted = partial(_is_counted, gateway, backlog)
             eventually(counted, within_s=RIGHT_WITHIN_S, what="the ten minutes before")
             put_load(settings, home, seconds=WARM_UP_S)
@@ -63,12 +64,6 @@ def measure() -> Iterator[Figure]:
 
 def _is_counted(url: str, backlog: Backlog) -> bool:
     return not wrong_minutes(url, backlog.totals)
-
-
-def kafka_of(home: Path) -> str:
-    """Return the bootstrap servers of the job whose folder that is."""
-    lines = (home / "stack.env").read_text(encoding="utf-8").splitlines()
-    return next(line.partition("=")[2].strip("'\"") for line in lines if "TALLY_KAFKA_SERVERS=" in line)
 
 
 def figures(measured: Measured) -> Iterator[Figure]:
