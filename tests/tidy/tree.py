@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCE_FOLDERS = ("streams", "tables", "agents", "sinks", "views", "gateway", "dashboard", "stack", "load")
-PYTHON_FOLDERS = (*SOURCE_FOLDERS, "bench", "tests")
+PYTHON_FOLDERS = (*SOURCE_FOLDERS, "client", "bench", "tests")
 TEXT_SUFFIXES = (
     ".py",
     ".md",
@@ -58,20 +58,36 @@ def name_of(path: Path) -> str:
 
 
 @cache
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
 def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return ast.parse(text_of(path))
+
+
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """Return every node of a file: walked once, for all rules that look at them."""
+    return list(ast.walk(tree_of(path)))
+
+
+def breaking(paths: Iterable[Path], faults_of: Callable[[Path], object]) -> dict[str, object]:
+    """Return what is wrong by file, for those of *paths* where something is; a rule is one test, not one a file."""
+    return {name_of(path): faults for path in paths if (faults := faults_of(path))}
 
 
 @cache
 def docs_text() -> str:
     """Return all that `docs/` says, but for the decisions: those are history."""
     pages = [path for path in (ROOT / "docs").rglob("*.md") if "decisions" not in path.parts]
-    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(pages))
+    return "\n".join(map(text_of, sorted(pages)))
 
 
 def functions_of(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Yield every function of a file, methods and inner ones too."""
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield node
 
