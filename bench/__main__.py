@@ -13,16 +13,17 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from bench.case import Case, Figure
 from bench.cases import all_cases
 from bench.console import tell
-from bench.machine import facts, load, now
+from bench.machine import facts, load, now, told
 from bench.plot import bars_of, svg
 from bench.results import CaseResult, as_json, from_json, ratios, show, summarize, table
 from bench.workloads import scale
@@ -128,26 +129,25 @@ def write(results: Sequence[CaseResult], *, folder: Path = RESULTS, picture: Pat
     folder.mkdir(parents=True, exist_ok=True)
     for path in (today, latest):
         path.write_text(json.dumps(_read(path) | entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    of_today = [from_json(name, entry) for name, entry in _read(today).items()]
-    page = (f"# {now():%Y-%m-%d}", _note(), table(of_today), "\n".join(f"- {line}" for line in ratios(of_today)))
+    entries = _read(today)
+    of_today = [from_json(name, entry) for name, entry in entries.items()]
+    page = (f"# {now():%Y-%m-%d}", _note(entries), table(of_today), "\n".join(f"- {line}" for line in ratios(of_today)))
     today.with_suffix(".md").write_text("\n\n".join(part for part in page if part) + "\n", encoding="utf-8")
-    bars = bars_of(from_json(name, entry) for name, entry in _read(latest).items())
-    if bars:
+    shown = {name: entry for name, entry in _read(latest).items() if bars_of([from_json(name, entry)])}
+    if shown:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        picture.write_text(svg(bars, note=_note()), encoding="utf-8")
+        bars = bars_of(from_json(name, entry) for name, entry in shown.items())
+        picture.write_text(svg(bars, note=_note(shown)), encoding="utf-8")
     tell(f"written to {folder}: {today.name}, {today.with_suffix('.md').name}, {latest.name}; and {picture}")
 
 
-def _read(path: Path) -> dict[str, dict[str, object]]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
 
 
-def _note() -> str:
-    known = facts()
-    return (
-        f"{now():%Y-%m-%d}, commit {known['commit']}, {known['cores']} cores ({known['processor']}), {known['python']}, "
-        f"Kafka {known['kafka']} on the same machine"
-    )
+def _note(entries: Mapping[str, Mapping[str, Any]]) -> str:
+    return told([entry["facts"] for entry in entries.values()])
 
 
 def _parser() -> argparse.ArgumentParser:

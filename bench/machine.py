@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,23 @@ def facts() -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "kafka": _kafka(),
     }
+
+
+def told(measured: Sequence[Mapping[str, Any]]) -> str:
+    """Return in a line on what and when figures were measured, by the `facts` of each; what differs is told one after another.
+
+    >>> one = {"measured_at": "2026-01-02T03:04:05+00:00", "commit": "a", "cores": 2, "processor": "P"}
+    >>> told([{**one, "python": "C", "kafka": "4"}, {**one, "python": "C", "kafka": "4", "commit": "b"}])
+    '2026-01-02, commit a, b; 2 cores (P), C, Kafka 4 on the same machine'
+    """
+
+    def each(word: Callable[[Mapping[str, Any]], str]) -> str:
+        return ", ".join(dict.fromkeys(map(word, measured)))
+
+    days, commits = each(lambda facts: facts["measured_at"][:10]), each(lambda facts: facts["commit"])
+    cores = each(lambda facts: f"{facts['cores']} cores ({facts['processor']})")
+    python, kafka = each(lambda facts: facts["python"]), each(lambda facts: facts["kafka"])
+    return f"{days}, commit {commits}; {cores}, {python}, Kafka {kafka} on the same machine"
 
 
 def _commit() -> str:

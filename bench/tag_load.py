@@ -12,7 +12,7 @@ import asyncio
 import json
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from time import perf_counter, process_time
@@ -55,13 +55,21 @@ class TagLoad:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._requests = cycle(list(prepared(plan)))
-        self._idle: list[_Connection] = []
+        self._requests = self.requests()
+        self._idle: list[Connection] = []
         self._due: deque[float] = deque()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._until_s = 0.0
         self._sending = True
         self._latencies = Histogram()
+
+    def requests(self) -> Iterator[bytes]:
+        """Return what is sent, without end."""
+        return cycle(list(prepared(self._plan)))
+
+    def connection(self) -> Connection:
+        """Return a connection that is about to be."""
+        return Connection(self)
 
     async def run(self) -> dict[str, float]:
         """Return what was measured: requests answered, seconds, own CPU seconds, latencies in milliseconds.
@@ -71,7 +79,7 @@ class TagLoad:
         """
         loop = asyncio.get_running_loop()
         for _ in range(self._plan.connections):
-            await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._plan.port)
+            await loop.create_connection(self.connection, "127.0.0.1", self._plan.port)
         started_s, cpu_s = perf_counter(), process_time()
         self._until_s = started_s + self._plan.seconds
         await (self._send_all_the_time() if self._plan.rate is None else self._send_at(self._plan.rate, started_s))
@@ -101,11 +109,11 @@ class TagLoad:
     async def _all_answered(self, seconds: float) -> None:
         await asyncio.wait_for(self._ended, seconds + ANSWER_TIMEOUT_S)
 
-    def _take_idle(self) -> list[_Connection]:
+    def _take_idle(self) -> list[Connection]:
         taken, self._idle = self._idle, []
         return taken
 
-    def answered(self, connection: _Connection, due_s: float) -> None:
+    def answered(self, connection: Connection, due_s: float) -> None:
         """Count an answer, and give the connection its next request."""
         now_s = perf_counter()
         self._latencies.add(now_s - due_s)
@@ -118,7 +126,7 @@ class TagLoad:
             if len(self._idle) == self._plan.connections and (self._plan.rate is None or not self._sending):
                 self._end(None)
 
-    def is_free(self, connection: _Connection) -> None:
+    def is_free(self, connection: Connection) -> None:
         """Remember a connection that nothing waits on."""
         self._idle.append(connection)
 
@@ -135,7 +143,7 @@ class TagLoad:
             self._ended.set_exception(error)
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One kept connection, one request at a time."""
 
     def __init__(self, load: TagLoad) -> None:
@@ -156,13 +164,21 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if not self._received.endswith(HEAD_END):
+        if not self.is_whole(self._received):
             return
         received, self._received = self._received, b""
-        if received.startswith(ACKNOWLEDGED):
+        if self.is_right(received):
             self._load.answered(self, self._due_s)
         else:
             self._load.fail(repr(received[:300]))
+
+    def is_whole(self, received: bytes) -> bool:
+        """Say whether all of an answer has come."""
+        return received.endswith(HEAD_END)
+
+    def is_right(self, received: bytes) -> bool:
+        """Say whether everything that was sent is acknowledged."""
+        return received.startswith(ACKNOWLEDGED)
 
 
 def prepared(plan: Plan) -> Iterator[bytes]:
@@ -172,32 +188,37 @@ def prepared(plan: Plan) -> Iterator[bytes]:
         yield b"%bContent-Length: %d\r\n\r\n%b" % (head, len(event.body), event.body)
 
 
-async def send(plan: Plan) -> dict[str, float]:
-    """Run a plan and return what was measured.
+def options(prog: str, description: str | None, *, connections: int) -> argparse.ArgumentParser:
+    """Return a parser of what every plan has."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--connections", type=int, default=connections)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rate", type=float, default=None, help="requests a second; without it: a closed loop")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser
 
-    Raises:
-        WrongAnswerError: an event was not acknowledged.
-    """
-    return await TagLoad(plan).run()
+
+def told(load: Callable[[], TagLoad]) -> int:
+    """Run a load, write what it measured, a line of JSON, and return the exit code: 1 when an event was not acknowledged."""
+
+    async def run() -> dict[str, float]:
+        return await load().run()
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            measured = runner.run(run())
+    except (WrongAnswerError, TimeoutError, OSError) as error:
+        sys.stderr.write(f"load: {error!r}\n")
+        return 1
+    sys.stdout.write(json.dumps(measured) + "\n")
+    return 0
 
 
 def main() -> int:
     """Return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bench.tag_load", description=__doc__)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--rate", type=float, default=None, help="requests a second; without it: a closed loop")
-    parser.add_argument("--seed", type=int, default=1)
-    plan = Plan(**vars(parser.parse_args()))
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            measured = runner.run(send(plan))
-    except (WrongAnswerError, TimeoutError, OSError) as error:
-        sys.stderr.write(f"tag load: {error!r}\n")
-        return 1
-    sys.stdout.write(json.dumps(measured) + "\n")
-    return 0
+    plan = Plan(**vars(options("python -m bench.tag_load", __doc__, connections=64).parse_args()))
+    return told(lambda: TagLoad(plan))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 CPU is that of all threads of the gateway, over a closed loop that keeps all connections busy; latency is taken apart from it,
 at a fixed rate that leaves the machine idle half of the time. Every 204 must be a record in the topic, no more and no fewer.
 
-There is no intake of many events a request yet: `/v1/events` comes with issue 7, and its case with it.
+Many events a request are `bench.cases.gateway_batches`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import subprocess
 import sys
 import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # kafka-python reads its own schemas so
@@ -55,6 +57,23 @@ class Gateway:
 
 
 @dataclass(frozen=True)
+class Load:
+    """A load generator.
+
+    Attributes:
+        module: it is.
+        topic: where its events go.
+        options: of its command.
+        events: of a request.
+    """
+
+    module: str
+    topic: str
+    options: Mapping[str, object]
+    events: int = 1
+
+
+@dataclass(frozen=True)
 class Loaded:
     """What one load measured, and what it cost the gateway, CPU seconds."""
 
@@ -70,12 +89,15 @@ class Loaded:
         return self.gateway_cpu_s / self.answered * 1e6
 
 
-def measure() -> Iterator[Figure]:
-    """Run a Kafka and a gateway and put both loads on it."""
+TAGS = Load("bench.tag_load", USER_TAGS.topic, {"connections": CONNECTIONS})
+
+
+def measure(load: Load, rate: float, figures: Callable[[Loaded, Loaded], Iterator[Figure]]) -> Iterator[Figure]:
+    """Run a Kafka and a gateway and put the load on it, without a pause and at a *rate*."""
     with run_folder() as home, empty_kafka(home) as servers, running_gateway(servers, home / "gateway.log") as gateway:
-        put_load(gateway, seconds=WARM_UP_S)
-        busy = checked_load(gateway, seconds=CLOSED_S)
-        calm = checked_load(gateway, seconds=OPEN_S, rate=OPEN_RATE)
+        put_load(gateway, load, seconds=WARM_UP_S)
+        busy = checked_load(gateway, load, seconds=CLOSED_S)
+        calm = checked_load(gateway, load, seconds=OPEN_S, rate=rate)
         yield from figures(busy, calm)
         yield Figure("peak memory", peak_rss_mib(gateway.pid), MEMORY_UNIT)
 
@@ -104,14 +126,15 @@ def empty_kafka(home: Path) -> Iterator[str]:
 
 
 @contextmanager
-def running_gateway(servers: str, log: Path) -> Iterator[Gateway]:
-    """Run a gateway on a free port, and wait until it acknowledges: `/ready` would wait for a worker as well."""
-    gateway_port = free_port()
+def running_gateway(servers: str, log: Path, own: Mapping[str, str] = {}) -> Iterator[Gateway]:
+    """Run a gateway with settings of its *own*, and wait until it acknowledges: `/ready` would wait for a worker as well."""
+    gateway_port = int(own.get("TALLY_GATEWAY_PORT", 0)) or free_port()
     settings = {
         "TALLY_KAFKA_SERVERS": servers,
         "TALLY_TOPICS_PARTITIONS": str(PARTITIONS),
         "TALLY_GATEWAY_PORT": str(gateway_port),
         "TALLY_WEB_PORT": str(free_port()),
+        **own,
     }
     (event,) = events(1, count=1)
 
@@ -124,45 +147,55 @@ def running_gateway(servers: str, log: Path) -> Iterator[Gateway]:
         yield Gateway(process.pid, gateway_port, servers)
 
 
-def put_load(gateway: Gateway, *, seconds: float, rate: float | None = None) -> Loaded:
-    """Run the load generator and return what it measured.
+def run_load(module: str, options: Mapping[str, object]) -> dict[str, Any]:
+    """Run a load generator with its options and return what it measured.
 
     Raises:
         BenchError: an event was not acknowledged.
     """
-    options = {"port": gateway.port, "connections": CONNECTIONS, "seconds": seconds} | ({} if rate is None else {"rate": rate})
-    command = [sys.executable, "-m", "bench.tag_load", *(f"--{name}={value}" for name, value in options.items())]
-    before_s = cpu_s(gateway.pid)
+    given = (f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items())
+    command = [sys.executable, "-m", module, *given]
     answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    used_s = cpu_s(gateway.pid) - before_s
     if answer.returncode:
         raise BenchError("an event was not acknowledged")
-    said = json.loads(answer.stdout)
-    return Loaded(int(said["answered"]), said["wall_s"], used_s, said["p50_ms"], said["p99_ms"])
+    said: dict[str, Any] = json.loads(answer.stdout)
+    return said
 
 
-def checked_load(gateway: Gateway, *, seconds: float, rate: float | None = None) -> Loaded:
-    """Run the load generator, and count the records that it left in the topic.
+def put_load(gateway: Gateway, load: Load, *, seconds: float, rate: float | None = None) -> Loaded:
+    """Put a load on a gateway, a closed loop where there is no *rate* (requests a second); return what was measured.
+
+    Raises:
+        BenchError: an event was not acknowledged.
+    """
+    before_s = cpu_s(gateway.pid)
+    plan = {"port": gateway.port, "seconds": seconds} | ({} if rate is None else {"rate": rate})
+    said = run_load(load.module, {**load.options, **plan})
+    return Loaded(int(said["answered"]), said["wall_s"], cpu_s(gateway.pid) - before_s, said["p50_ms"], said["p99_ms"])
+
+
+def checked_load(gateway: Gateway, load: Load, *, seconds: float, rate: float | None = None) -> Loaded:
+    """Put a load on a gateway, and count the records that it left in the topic.
 
     Raises:
         BenchError: they are not as many as were acknowledged.
     """
-    before = records_in_topic(gateway.servers)
-    loaded = put_load(gateway, seconds=seconds, rate=rate)
-    written = records_in_topic(gateway.servers) - before
-    if written != loaded.answered:
-        raise BenchError(f"{loaded.answered} events acknowledged, {written} in the topic")
+    before = records_in_topic(gateway.servers, load.topic)
+    loaded = put_load(gateway, load, seconds=seconds, rate=rate)
+    acknowledged, written = loaded.answered * load.events, records_in_topic(gateway.servers, load.topic) - before
+    if written != acknowledged:
+        raise BenchError(f"{acknowledged} events acknowledged, {written} in the topic")
     return loaded
 
 
-def records_in_topic(servers: str) -> int:
-    """Return how many records the source topic has ever held."""
+def records_in_topic(servers: str, topic: str) -> int:
+    """Return how many records a source topic has ever held."""
     consumer = KafkaConsumer(bootstrap_servers=servers.split(","))
     try:
-        places = [TopicPartition(USER_TAGS.topic, partition) for partition in range(PARTITIONS)]
+        places = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
         return sum(consumer.end_offsets(places).values())
     finally:
         consumer.close()
 
 
-CASE = Case("gateway", "the front door, one event a request", measure)
+CASE = Case("gateway", "the front door, one event a request", partial(measure, TAGS, OPEN_RATE, figures))
