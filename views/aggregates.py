@@ -13,7 +13,9 @@ from tables.registry import StreamTables
 from views.queries import AggregatesQuery, aggregate_names
 
 BLOCKS_REMEMBERED_MAX = 1024
-"""Decoded blocks, at most about 150 kB each, most far less. A block is a function of its bytes: nothing has to be forgotten."""
+"""Decoded blocks, most far smaller than the largest that is remembered. A block is a function of its bytes: nothing has to be
+forgotten."""
+REMEMBERED_BYTES_MAX = 262_144
 Totals = dict[int, list[int]]
 """Minute to [count, sum, …]."""
 
@@ -32,7 +34,8 @@ def partition_totals(tables: StreamTables, partition: int, query: AggregatesQuer
     filters = {index: query.filters[name] for index, name in enumerate(tables.stream.dimensions) if name in query.filters}
     database = store.database(partition)
     for (minute, _), key in newest(store.keys_between(partition, low, high)).items():
-        block: Block = _decoded(database.get(key))  # type: ignore[union-attr]
+        raw: bytes = database.get(key)  # type: ignore[union-attr]
+        block: Block = _decoded(raw) if len(raw) <= REMEMBERED_BYTES_MAX else decode_block(raw)
         _add(totals, minute, block.totals(filters))
     return totals
 

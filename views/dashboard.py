@@ -23,10 +23,10 @@ from views.dashboard_letters import letters, letters_table
 from views.dashboard_live import PEER_TIMEOUT_S, LiveStreams, LookAround, tell
 from views.dashboard_postgres import PostgresUnavailableError, Reports
 from views.dashboard_pulse import LOOK_INTERVAL_S, Pulse
-from views.dashboard_queries import Form, parse_letters, parse_series, parse_top, parse_user
+from views.dashboard_queries import Form, parse_letters, parse_series, parse_top, parse_user, parse_where
 from views.dashboard_sinks import SinksState
 from views.dashboard_where import Whereabouts
-from views.queries import EventAt, ProfileQuery, fields_of, parse_event
+from views.queries import ProfileQuery
 from views.web import Handler, Views, add_page, error_answer, json_answer
 
 PATH = "/dashboard/api"
@@ -51,7 +51,7 @@ class Dashboard:
         self._around = LookAround(self._gather, SYSTEM_CLOCK)
         streams_max = settings.dashboard.streams_max
         self._streams = LiveStreams(self._around, streams_max=streams_max, stops=lambda: app.stops)
-        self._whereabouts = Whereabouts(self._stream, settings, lambda: str(app.conf.canonical_url))
+        self._whereabouts = Whereabouts(settings, lambda: str(app.conf.canonical_url))
 
     async def _gather(self) -> dict[str, Any]:
         asked = self._views.owners.ask_some("internal/pulse", {}, self.pulse.answer, timeout_s=PEER_TIMEOUT_S)
@@ -111,10 +111,8 @@ class Dashboard:
 
     async def where(self, request: web.Request) -> web.StreamResponse:
         """Answer why an event is missing."""
-        text = request.rel_url.raw_query_string
-        query = parse_event(self._stream, text, partitions=self._views.owners.partitions)
-        time = "" if isinstance(query, EventAt) else fields_of(text)[self._stream.time][0]
-        return json_answer(await self._whereabouts.find(query, time=time))
+        stream, query, time = parse_where(request.rel_url.raw_query_string, partitions=self._views.owners.partitions)
+        return json_answer(await self._whereabouts.find(stream, query, time=time))
 
     async def dimensions(self, request: web.Request) -> web.StreamResponse:
         """Answer what can be asked for."""

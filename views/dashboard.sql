@@ -41,19 +41,20 @@ SELECT d.stored_on, extract(epoch FROM d.day_at)::bigint, coalesce(t.version, 0)
 
 -- name: cells
 -- What the pieces of days, hours and minutes have, by bucket of time and value. Each piece names its day of arrival, so that
--- Postgres looks into that partition only, and is added up by itself: no plan may read a whole table.
+-- Postgres looks into that partition only, and is added up by itself: no plan may read a whole table. Days and hours have the
+-- texts in their index by hash, as some are longer than what an index takes.
 SELECT p.start / %(step)s * %(step)s AS bucket, c.key, c.{counted}
   FROM unnest(%(day_stored)s::date[], %(day_starts)s::bigint[]) AS p (stored_on, start)
  CROSS JOIN LATERAL (
        SELECT {key} AS key, {added} FROM {days} c
-        WHERE c.stored_on = p.stored_on AND c.day_at = to_timestamp(p.start) AND c.slice = %(slice)s {filters}
+        WHERE c.stored_on = p.stored_on AND c.day_at = to_timestamp(p.start) AND c.slice = %(slice)s {hashes} {filters}
         GROUP BY 1) c
  UNION ALL
 SELECT p.start / %(step)s * %(step)s, c.key, c.{counted}
   FROM unnest(%(hour_stored)s::date[], %(hour_starts)s::bigint[]) AS p (stored_on, start)
  CROSS JOIN LATERAL (
        SELECT {key} AS key, {added} FROM {hours} c
-        WHERE c.stored_on = p.stored_on AND c.hour_at = to_timestamp(p.start) AND c.slice = %(slice)s {filters}
+        WHERE c.stored_on = p.stored_on AND c.hour_at = to_timestamp(p.start) AND c.slice = %(slice)s {hashes} {filters}
         GROUP BY 1) c
  UNION ALL
 SELECT c.bucket, c.key, c.{counted}

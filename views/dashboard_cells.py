@@ -142,7 +142,7 @@ class Cells:
         return dict(rows)
 
     def _cells(self, query: CellsQuery, choice: Choice, pieces: Pieces) -> tuple[sql.Composed, dict[str, Any]]:
-        by_slice = choice.step_s > MINUTE_S
+        by_slice, kind = choice.step_s > MINUTE_S, self._stream.kind
         values: dict[str, Any] = {
             "step": choice.step_s,
             "slice": slice_of(self._stream, query.needed).number if by_slice else 0,
@@ -155,9 +155,9 @@ class Cells:
             "minute_ends": [span.end for span in pieces.minutes],
             **{f"filter_{name}": value for name, value in query.filters.items()},
         }
-        filters = [
-            sql.SQL("AND c.{} = {}").format(sql.Identifier(name), sql.Placeholder(f"filter_{name}")) for name in query.filters
-        ]
+        named = {name: (sql.Identifier(name), sql.Placeholder(f"filter_{name}")) for name in query.filters}
+        filters = [sql.SQL("AND c.{} = {}").format(*names) for names in named.values()]
+        hashed = [sql.SQL("AND hashtext(c.{}) = hashtext({})").format(*names) for name, names in named.items() if name != kind]
         measures = [sql.Identifier(name) for name in self._measures]
         added = [sql.SQL("sum(c.{0}) AS {0}").format(name) for name in measures]
         parts = {
@@ -165,6 +165,7 @@ class Cells:
             "added": sql.SQL(", ").join(added),
             "counted": sql.SQL(", c.").join(measures),
             "filters": sql.SQL(" ").join(filters),
+            "hashes": sql.SQL(" ").join(hashed),
         }
         return STATEMENTS.query("cells", **self._names, **parts), values
 

@@ -82,8 +82,13 @@ class LiveStreams:
         return self.open >= self._streams_max
 
     async def answer(self, request: web.Request, headers: dict[str, str]) -> web.StreamResponse:
-        """Send what is found until the reader goes, the worker stops, or nothing is taken for long; the newest only."""
+        """Send what is found until the reader goes, the worker stops, or nothing is taken for long; the newest only.
+
+        A HEAD has its headers, and no stream.
+        """
         response = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        if request.method == "HEAD":
+            return response
         self.open += 1
         try:
             await response.prepare(request)

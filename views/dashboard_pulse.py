@@ -20,7 +20,6 @@ from faust.types import TP
 from streams.clock import Clock
 from streams.metrics import WorkerMetrics
 from streams.topics import changelog_of
-from tables.blocks import KEY_BYTES, PROGRESS, BlockKey
 from tables.registry import StreamTables
 from tables.store import Store
 
@@ -90,8 +89,8 @@ class Pulse:
                 mine = self._partitions.setdefault(partition, Partition())
                 mine.looks.append(Look(self._clock.now_ms(), end))
                 self._note_written(store, partition, mine)
-        dead_letters = _total(self._metrics.events, "dead_letter")
-        counted = _total(self._metrics.events, "counted")
+        dead_letters = _total(self._metrics.events, self.tables.stream.topic, "dead_letter")
+        counted = _total(self._metrics.events, self.tables.stream.topic, "counted")
         self._figures.append(Figures(self._clock.monotonic_s(), counted, dead_letters))
 
     def _note_written(self, store: Store, partition: int, mine: Partition) -> None:
@@ -144,20 +143,12 @@ class Pulse:
 
 
 def counted_of(store: Store, partition: int) -> int:
-    """Return the offset before which a partition is counted: its last key is that of the newest progress (tables/blocks.py)."""
-    database = store.database(partition)
-    if database is None:
-        return 0
-    cursor = database.iter()
-    cursor.seek_to_last()
-    raw = cursor.key() if cursor.valid() else None
-    if raw is None or len(raw) != KEY_BYTES:
-        return 0
-    key = BlockKey.decode(raw)
-    return key.through + 1 if key.minute == PROGRESS else 0
+    """Return the offset before which a partition is counted; 0 where nothing is stored."""
+    progress = store.progress(partition)
+    return 0 if progress is None else progress.through + 1
 
 
-def _total(counter: Any, result: str) -> float:
-    """Return a counter's value for one result; 0 before its first event."""
+def _total(counter: Any, topic: str, result: str) -> float:
+    """Return a counter's value for one topic and result; 0 before its first event."""
     samples = (sample for metric in counter.collect() for sample in metric.samples)
-    return float(sum(sample.value for sample in samples if sample.labels.get("result") == result))
+    return float(sum(sample.value for sample in samples if sample.labels == {"topic": topic, "result": result}))

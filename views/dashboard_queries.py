@@ -10,9 +10,9 @@ from enum import StrEnum
 from streams.event_time import parse_instant
 from streams.rollups import DAY_S, HOUR_S
 from streams.schemas import TEXT_LENGTH_MAX
-from streams.topics import Stream
+from streams.topics import STREAMS, USER_TAGS, Stream
 from tables.profiles import NEWEST_MAX
-from views.queries import BadQueryError, fields_of, number_of, single_of
+from views.queries import BadQueryError, EventAt, EventOf, event_of, fields_of, number_of, single_of
 
 MINUTE_S = 60
 MINUTES_RANGE_S_MAX = 6 * HOUR_S
@@ -132,6 +132,22 @@ def parse_user(stream: Stream, query: str) -> UserQuery:
     fields = _known(query, {stream.key, "limit", "format"})
     limit = number_of(fields, "limit", NEWEST_MAX) if "limit" in fields else USER_EVENTS
     return UserQuery(_text(stream.key, single_of(fields, stream.key)), limit, _form(fields))
+
+
+def parse_where(query: str, *, partitions: int) -> tuple[Stream, EventAt | EventOf, str]:
+    """Return the stream and the question where an event of it is, and the event time as that has it.
+
+    Raises:
+        BadQueryError: what is missing or malformed.
+    """
+    fields = fields_of(query)
+    topic = single_of({"topic": fields.pop("topic", [USER_TAGS.topic])}, "topic")
+    stream = next((stream for stream in STREAMS if stream.topic == topic), None)
+    if stream is None:
+        known = ", ".join(stream.topic for stream in STREAMS)
+        raise BadQueryError(f"topic is {topic[:40]!r}: one of {known} is needed")
+    event = event_of(stream, fields, partitions=partitions)
+    return stream, event, "" if isinstance(event, EventAt) else fields[stream.time][0]
 
 
 def parse_letters(query: str, *, now_s: int) -> LettersQuery:

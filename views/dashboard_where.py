@@ -10,7 +10,7 @@ from typing import Any
 from streams.dead_letters import Position
 from streams.errors import IncompleteAnswerError, KafkaUnavailableError
 from streams.reading import Reader
-from streams.search import PostgresSide, Search
+from streams.search import Search
 from streams.settings import Settings
 from streams.topics import Stream
 from streams.whereabouts import State
@@ -22,6 +22,7 @@ WAITING_MAX = 4
 VERDICTS = {
     State.IN_POSTGRES: "counted",
     State.COUNTED: "counted",
+    State.DUPLICATE: "counted",
     State.WAITING: "pending",
     State.UNDECIDED: "pending",
     State.DEAD_LETTER: "dead_letter",
@@ -44,15 +45,14 @@ Found = dict[str, Any]
 class Whereabouts:
     """Looks for one event at a time, in a thread."""
 
-    def __init__(self, stream: Stream, settings: Settings, own_url: Callable[[], str]) -> None:
-        self._stream = stream
+    def __init__(self, settings: Settings, own_url: Callable[[], str]) -> None:
         self._settings = settings
         self._own_url = own_url
         self._turn = asyncio.Semaphore(1)
         self._waiting = 0
 
-    async def find(self, query: EventAt | EventOf, *, time: str) -> Found:
-        """Return where the event is; *time* as the question had it.
+    async def find(self, stream: Stream, query: EventAt | EventOf, *, time: str) -> Found:
+        """Return where the event of a stream is; *time* as the question had it.
 
         Raises:
             IncompleteAnswerError: Kafka or the workers do not answer, or too many ask.
@@ -62,19 +62,19 @@ class Whereabouts:
         self._waiting += 1
         try:
             async with self._turn:
-                return await asyncio.to_thread(self._search, query, time)
+                return await asyncio.to_thread(self._search, stream, query, time)
         except KafkaUnavailableError as error:
             raise IncompleteAnswerError("kafka does not answer") from error
         finally:
             self._waiting -= 1
 
-    def _search(self, query: EventAt | EventOf, time: str) -> Found:
-        settings = self._settings
-        with closing(Reader(settings.kafka)) as reader, closing(PostgresSide(settings.postgres.dsn)) as postgres:
-            search = Search(settings, reader, postgres, url=self._own_url(), records_max=RECORDS_MAX)
-            if isinstance(query, EventAt):
-                return tell(search.at(Position(self._stream.topic, query.partition, query.offset)))
-            return tell_all([tell(found) for found in search.of(query.user, time)])
+    def _search(self, stream: Stream, query: EventAt | EventOf, time: str) -> Found:
+        with closing(Reader(self._settings.kafka)) as reader:
+            made = Search(stream, self._settings, reader, url=self._own_url(), records_max=RECORDS_MAX)
+            with closing(made) as search:
+                if isinstance(query, EventAt):
+                    return tell(search.at(Position(stream.topic, query.partition, query.offset)))
+                return tell_all([tell(found) for found in search.of(query.user, time)])
 
 
 def tell(found: Found) -> Found:

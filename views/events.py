@@ -16,6 +16,7 @@ from streams.errors import IncompleteAnswerError
 from streams.event_time import MINUTE_MS, format_minute
 from streams.topics import BUCKET_OFFSETS
 from tables.blocks import KEY_BYTES, PROGRESS, BlockKey
+from tables.duplicates import duplicate_key
 from tables.erasures import erased_before, offset_of
 from tables.profiles import INVERSE, NEWEST_MAX, ORDER, RowCodec
 from tables.registry import StreamTables
@@ -33,9 +34,8 @@ Found = dict[str, Any]
 
 def progress_of(tables: StreamTables, partition: int) -> Found:
     """Return how far a partition is counted, and where its log ends; None for an end that no fetch has told yet."""
-    low, high = BlockKey(PROGRESS, 0, 0).encode(), b"\xff" * (KEY_BYTES + 1)
-    keys = tables.block_store.keys_between(partition, low, high)
-    counted = max((BlockKey.decode(key).through for key in keys), default=-1) + 1
+    progress = tables.block_store.progress(partition)
+    counted = 0 if progress is None else progress.through + 1
     end: int | None = tables.blocks.app.consumer.highwater(TP(tables.stream.topic, partition))
     return {"partition": partition, "counted": counted, "log_end": end, "lag": None if end is None else max(0, end - counted)}
 
@@ -53,7 +53,15 @@ async def find_at(tables: StreamTables, query: EventAt) -> Found:
     if query.offset < found["counted"]:
         throughs, whole = await _throughs(tables.block_store, query.partition, bucket)
     blocks = sorted((minute, through) for minute, through in throughs.items() if through >= query.offset)
-    return found | {"blocks": blocks[:BLOCKS_SHOWN_MAX], "blocks_whole": whole and len(blocks) <= BLOCKS_SHOWN_MAX}
+    shown = {"blocks": blocks[:BLOCKS_SHOWN_MAX], "blocks_whole": whole and len(blocks) <= BLOCKS_SHOWN_MAX}
+    return found | shown | ({"duplicate": _is_duplicate(tables, query)} if tables.stream.id else {})
+
+
+def _is_duplicate(tables: StreamTables, query: EventAt) -> bool:
+    """Say whether a stored row tells that the record is a duplicate; it may be there a moment before its block."""
+    assert tables.row_store is not None  # kept wherever duplicates are told
+    key = duplicate_key(query.offset)
+    return bool(tables.row_store.keys_between(query.partition, key, key + b"\0"))
 
 
 async def _throughs(store: Store, partition: int, bucket: int) -> tuple[dict[int, int], bool]:
@@ -146,6 +154,7 @@ def format_at(query: EventAt, found: Found) -> Found:
         "lag": found["lag"],
         "blocks": blocks,
         "complete": found["blocks_whole"],
+        **{name: found[name] for name in ("duplicate",) if name in found},
     }
 
 

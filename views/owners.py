@@ -14,6 +14,7 @@ from yarl import URL
 from streams.errors import IncompleteAnswerError
 from streams.internal import token_headers
 from streams.partitioner import partition_of
+from streams.request_id import id_headers
 from streams.settings import Web
 from streams.topics import changelog_of
 from tables.registry import StreamTables
@@ -40,13 +41,18 @@ class Part(NamedTuple):
 
 
 class Owners:
-    """Who holds which partition, by what Faust's leader told at the last rebalance."""
+    """Who holds which partition of a stream, by what Faust's leader told at the last rebalance.
+
+    Attributes:
+        internal: what the paths begin with under which workers ask each other about it.
+    """
 
     def __init__(self, app: Any, tables: StreamTables, *, partitions: int, web: Web = WITHOUT_TOKEN) -> None:
         self._app = app
         self._headers = token_headers(web)
         self._tables = tables
         self.partitions = partitions
+        self.internal = f"internal{tables.stream.path}"
         self.misrouted = False
         self._has_looked = False
 
@@ -145,7 +151,7 @@ class Owners:
         if client.closed:
             raise IncompleteAnswerError("this worker is stopping")
         try:
-            async with client.post(url, data=body, headers=self._headers, timeout=timeout) as response:
+            async with client.post(url, data=body, headers={**self._headers, **id_headers()}, timeout=timeout) as response:
                 if response.status != 200:
                     raise IncompleteAnswerError(f"the owner of partitions {partitions} is not ready")
                 answer = msgspec.msgpack.decode(await response.read(), strict=False)
@@ -159,12 +165,12 @@ class Owners:
         if not self.is_ready() or self.misrouted:
             return
         try:
-            await self.ask("internal/look", range(self.partitions), {}, _nothing)
+            await self.ask(f"{self.internal}/look", range(self.partitions), {}, self._look_here)
         except IncompleteAnswerError as error:
             log.debug("could not ask every peer: %s", error)
         else:
             self._has_looked = True
 
-
-async def _nothing(partitions: list[int]) -> None:
-    return None
+    async def _look_here(self, partitions: list[int]) -> None:
+        """Remember what is known here: the partition that tells of it may be somebody else's by the next query."""
+        self.misrouted = self.misrouted or is_misrouted(self._tables)

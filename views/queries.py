@@ -21,6 +21,7 @@ _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,3}))?", re.AS
 _WHOLE = re.compile(r"\d+", re.ASCII)
 LIMIT_DIGITS_MAX = 9
 """Digits of a limit that are looked at: any longer number is above `NEWEST_MAX`, and Python refuses very long ones."""
+ALL_TIMES = (0, 1 << 62)
 OFFSET_MAX = (1 << 63) - 1
 OFFSET_DIGITS_MAX = 19
 
@@ -76,7 +77,15 @@ def parse_event(stream: Stream, query: str, *, partitions: int) -> EventAt | Eve
     Raises:
         BadQueryError: what is missing or malformed.
     """
-    fields = fields_of(query)
+    return event_of(stream, fields_of(query), partitions=partitions)
+
+
+def event_of(stream: Stream, fields: Mapping[str, Sequence[str]], *, partitions: int) -> EventAt | EventOf:
+    """Return the question of parameters.
+
+    Raises:
+        BadQueryError: what is missing or malformed.
+    """
     at, of = {"partition", "offset"}, {stream.key, stream.time}
     if fields.keys() == at:
         return EventAt(number_of(fields, "partition", partitions - 1), number_of(fields, "offset", OFFSET_MAX))
@@ -107,16 +116,29 @@ def parse_profile(stream: Stream, user: str, query: str) -> ProfileQuery:
     Raises:
         BadQueryError: what is missing or malformed.
     """
+    return _profile_of(user, fields_of(query))
+
+
+def parse_timeline(user: str, query: str) -> ProfileQuery:
+    """Return the query of a timeline: that of a profile, of all times where no range is given.
+
+    Raises:
+        BadQueryError: what is malformed.
+    """
     fields = fields_of(query)
-    start_ms, end_ms = _time_range(fields)
+    return _profile_of(user, fields) if "time_range" in fields else _profile_of(user, fields, ALL_TIMES)
+
+
+def _profile_of(user: str, fields: Mapping[str, Sequence[str]], times: tuple[int, int] | None = None) -> ProfileQuery:
+    start_ms, end_ms = times or _time_range(fields)
     text = single_of(fields, "limit", default=str(NEWEST_MAX))
     if not _WHOLE.fullmatch(text):
         raise BadQueryError(f"limit is {text!r}: a whole number from 0 is needed")
     return ProfileQuery(user, start_ms, end_ms, min(int(text.lstrip("0")[:LIMIT_DIGITS_MAX] or 0), NEWEST_MAX))
 
 
-def parse_aggregates(stream: Stream, query: str) -> AggregatesQuery:
-    """Return the query of aggregates.
+def parse_aggregates(stream: Stream, query: str, *, all_kinds: bool = False) -> AggregatesQuery:
+    """Return the query of aggregates; without a kind it is of all kinds, where *all_kinds* may be asked for.
 
     Raises:
         BadQueryError: what is missing or malformed.
@@ -128,8 +150,8 @@ def parse_aggregates(stream: Stream, query: str) -> AggregatesQuery:
     if end_ms - start_ms > MINUTES_MAX * MINUTE_MS:
         raise BadQueryError(f"time_range is at most {MINUTES_MAX} minutes long")
     filters = {name: single_of(fields, name) for name in stream.dimensions if name in fields}
-    kind = single_of(fields, stream.kind)
-    if kind not in stream.kinds:
+    kind = None if all_kinds and stream.kind not in fields else single_of(fields, stream.kind)
+    if kind is not None and kind not in stream.kinds:
         raise BadQueryError(f"{stream.kind} is {kind!r}: one of {', '.join(stream.kinds)} is needed")
     return AggregatesQuery(start_ms // MINUTE_MS, end_ms // MINUTE_MS, filters, _aggregates(stream, fields))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,11 +15,22 @@ from faust.web import View
 from dashboard.files import PAGE, answer_file
 from streams.errors import IncompleteAnswerError
 from streams.metrics import CONTENT_TYPE, WorkerMetrics
+from streams.request_id import HEADER, answering
+from streams.topics import USER_TAGS
 from tables.profiles import Row, RowCodec
 from tables.registry import StreamTables
-from views import aggregates, events, profiles
+from views import aggregates, events, profiles, timelines
 from views.owners import Owners
-from views.queries import AggregatesQuery, BadQueryError, EventAt, EventOf, parse_aggregates, parse_event, parse_profile
+from views.queries import (
+    AggregatesQuery,
+    BadQueryError,
+    EventAt,
+    EventOf,
+    parse_aggregates,
+    parse_event,
+    parse_profile,
+    parse_timeline,
+)
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +59,12 @@ class Views:
         return [row for partition in partitions for row in profiles.partition_rows(self.tables, self.codec, partition, user)]
 
     async def answer_aggregates(self, request: web.Request) -> web.StreamResponse:
-        query = parse_aggregates(self.tables.stream, request.rel_url.raw_query_string)
+        text, all_kinds = request.rel_url.raw_query_string, self.tables.stream.topic != USER_TAGS.topic
+        query = parse_aggregates(self.tables.stream, text, all_kinds=all_kinds)
         partitions = range(self.owners.partitions)
         fields = {"start": query.start, "end": query.end, "filters": dict(query.filters)}
-        parts = await self.owners.ask("internal/aggregates", partitions, fields, lambda mine: self.totals_here(query, mine))
+        path = f"{self.owners.internal}/aggregates"
+        parts = await self.owners.ask(path, partitions, fields, lambda mine: self.totals_here(query, mine))
         return json_answer(aggregates.format_answer(self.tables.stream, query, aggregates.merge(parts)))
 
     async def answer_profile(self, request: web.Request) -> web.StreamResponse:
@@ -63,6 +76,19 @@ class Views:
         parts = await self.owners.ask("internal/profiles", asked, {"user": user}, lambda mine: self.rows_here(user, mine))
         rows = [Row._make((*row[:-1], tuple(row[-1]))) for part in parts for row in part]
         return json_answer(profiles.format_answer(self.codec, query, rows))
+
+    async def timeline_here(self, user: str, partitions: list[int]) -> list[timelines.Timeline]:
+        """Return the timelines of a user in partitions that this worker owns."""
+        return [timelines.partition_timeline(self.tables, self.codec, partition, user) for partition in partitions]
+
+    async def answer_timeline(self, request: web.Request) -> web.StreamResponse:
+        """Answer the newest submissions of a user."""
+        user = request.match_info["user"]
+        query = parse_timeline(user, request.rel_url.raw_query_string)
+        asked, path = self.owners.partitions_of(user), f"{self.owners.internal}/timelines"
+        parts = await self.owners.ask(path, asked, {"user": user}, lambda mine: self.timeline_here(user, mine))
+        found = [([Row._make((*row[:-1], tuple(row[-1]))) for row in rows], whole) for part in parts for rows, whole in part]
+        return json_answer(timelines.format_timeline(self.codec, query, found))
 
     async def event_here(self, query: EventAt | EventOf, partitions: list[int]) -> list[events.Found]:
         """Return what partitions that this worker owns know of an event."""
@@ -76,7 +102,8 @@ class Views:
         if isinstance(query, EventOf) and self.tables.rows is None:
             return error_answer(404, "profiles_off", "this installation keeps no profiles: ask by partition and offset")
         asked = [query.partition] if isinstance(query, EventAt) else self.owners.partitions_of(query.user)
-        parts = await self.owners.ask("internal/event", asked, asdict(query), lambda mine: self.event_here(query, mine))
+        path = f"{self.owners.internal}/event"
+        parts = await self.owners.ask(path, asked, asdict(query), lambda mine: self.event_here(query, mine))
         found = [each for part in parts for each in part]
         return json_answer(events.format_at(query, found[0]) if isinstance(query, EventAt) else events.format_of(query, found))
 
@@ -92,6 +119,8 @@ class Views:
             answer = await self.totals_here(query, mine)
         elif request.path.endswith("profiles"):
             answer = await self.rows_here(asked["user"], mine)
+        elif request.path.endswith("timelines"):
+            answer = await self.timeline_here(asked["user"], mine)
         elif request.path.endswith("event"):
             at = EventAt(mine[0], asked["offset"]) if "offset" in asked else EventOf(asked["user"], asked["at_ms"])
             answer = await self.event_here(at, mine)
@@ -120,28 +149,56 @@ class Views:
         """Return a handler that answers every error in JSON, and counts."""
 
         async def answer(request: web.Request) -> web.StreamResponse:
-            started_s = time.perf_counter()
+            started_s, status = time.perf_counter(), 500
             try:
-                response = await handler(request)
-            except BadQueryError as error:
-                response = error_answer(400, "bad_query", str(error))
-            except IncompleteAnswerError as error:
-                response = error_answer(503, "incomplete", str(error))
-            if response.status != 200:
-                self.metrics.query_errors.labels(query, response.status).inc()
-            self.metrics.query_seconds.labels(query, scope).observe(time.perf_counter() - started_s)
-            return response
+                response = await answer_expected(handler, request)
+                status = response.status
+                return response
+            finally:
+                if status != 200:
+                    self.metrics.query_errors.labels(query, status).inc()
+                self.metrics.query_seconds.labels(query, scope).observe(time.perf_counter() - started_s)
 
         return answer
 
 
-def create_views(app: Any, views: Views) -> None:
-    """Declare the pages of a worker."""
+async def answer_expected(handler: Handler, request: web.Request) -> web.StreamResponse:
+    """Return what a handler answers, or the error that it raises for a client to read; any other is a bug, and is raised."""
+    try:
+        return await handler(request)
+    except BadQueryError as error:
+        return error_answer(400, "bad_query", str(error))
+    except IncompleteAnswerError as error:
+        return error_answer(503, "incomplete", str(error))
+
+
+def create_tag_views(app: Any, views: Views) -> None:
+    """Declare the queries of `user-tags.v1`."""
     add_page(app, "/aggregates", views.timed("aggregates", views.answer_aggregates, scope="whole"), {"get", "post"})
     add_page(app, r"/user_profiles/{user:[^/]*}", views.timed("profile", views.answer_profile, scope="whole"), {"get", "post"})
     add_page(app, "/event", views.timed("event", views.answer_event, scope="whole"), {"get", "post"})
-    for name in ("aggregates", "profiles", "event", "look"):
-        add_page(app, f"/internal/{name}", views.timed(name, views.answer_peer, scope="peer"), {"post"})
+    add_peer_pages(app, views, ("aggregates", "profiles", "event", "look"))
+
+
+def create_event_views(app: Any, views: Views) -> None:
+    """Declare the queries of `events.v1`."""
+    path, both = views.tables.stream.path, {"get", "post"}
+    add_page(app, f"{path}/aggregates", views.timed("event_aggregates", views.answer_aggregates, scope="whole"), both)
+    timeline = views.timed("timeline", views.answer_timeline, scope="whole")
+    add_page(app, path + r"/timelines/{user:[^/]*}", timeline, both)
+    add_page(app, f"{path}/event", views.timed("event", views.answer_event, scope="whole"), both)
+    add_peer_pages(app, views, ("aggregates", "timelines", "event", "look"))
+
+
+def add_peer_pages(app: Any, views: Views, names: Iterable[str]) -> None:
+    """Declare what workers ask each other about a stream."""
+    for name in names:
+        add_page(app, f"/{views.owners.internal}/{name}", views.timed(name, views.answer_peer, scope="peer"), {"post"})
+
+
+def create_views(app: Any, of_streams: Sequence[Views]) -> None:
+    """Declare the pages that a worker has once, and the look round for each stream."""
+    views = of_streams[0]
     add_page(app, "/dashboard", answer_page, {"get"})
     add_page(app, r"/dashboard/assets/{file:[^/]+}", answer_page, {"get"})
     add_page(app, "/live", views.live, {"get"})
@@ -151,7 +208,8 @@ def create_views(app: Any, views: Views) -> None:
     @app.timer(LOOK_ROUND_S, name="look-round")
     async def look_round() -> None:
         """Learn whether another worker has seen a producer that partitions otherwise."""
-        await views.owners.look_round()
+        for each in of_streams:
+            await each.owners.look_round()
 
 
 def add_page(app: Any, path: str, handler: Handler, methods: set[str]) -> None:
@@ -184,6 +242,13 @@ def error_answer(status: int, code: str, message: str) -> web.Response:
 
 
 @web.middleware
+async def with_request_id(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer within the id that the request brings, from the gateway or from another worker; the first of the middlewares."""
+    with answering(request.headers.get(HEADER, "")):
+        return await handler(request)
+
+
+@web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer unknown paths, wrong methods and our own failures in JSON."""
     try:
@@ -195,4 +260,6 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return response
     except Exception:
         log.exception("a view failed on %s", request.path)
+        if request.writer.output_size and request.transport is not None:
+            request.transport.abort()  # a stream has begun: a second head would be taken for content, and the reader would wait
         return error_answer(500, "internal", "the view failed; the worker's log says why")

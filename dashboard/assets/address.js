@@ -11,11 +11,12 @@ export const address = {
   /** Change several values at once, null takes one out; say whether that changed anything. */
   change(changes) {
     const params = new URLSearchParams(location.search);
+    const before = `${params}`;
     for (const [name, value] of Object.entries(changes)) {
       if (value === null) params.delete(name);
       else params.set(name, value);
     }
-    if (`${params}` === `${new URLSearchParams(location.search)}`) return false;
+    if (`${params}` === before) return false;
     history.pushState(null, "", `${location.pathname}?${params}`);
     notify();
     return true;
@@ -26,8 +27,6 @@ export const address = {
   },
 };
 
-function notify() {
-  for (const listener of listeners) listener();
-}
+const notify = () => listeners.forEach((listener) => listener());
 
 addEventListener("popstate", notify);

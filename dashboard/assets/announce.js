@@ -1,5 +1,7 @@
 // Say to screen readers what changed by itself: the newest of each topic, and never more than once in ten seconds.
 
+import { byId } from "./dom.js";
+
 const EVERY_MS = 10_000;
 const waiting = new Map();
 let lastAtMs = -EVERY_MS;
@@ -14,6 +16,6 @@ export function announce(topic, text) {
 function speak() {
   timer = null;
   lastAtMs = performance.now();
-  document.getElementById("announcements").textContent = [...waiting.values()].join(". ");
+  byId("announcements").textContent = [...waiting.values()].join(". ");
   waiting.clear();
 }

@@ -3,11 +3,11 @@
 import { address } from "./address.js";
 import { ask } from "./api.js";
 import { startDead } from "./dead.js";
-import { say } from "./dom.js";
+import { byId, say } from "./dom.js";
 import { dimensions, showFilters } from "./filters.js";
 import { zone } from "./format.js";
 import { showHealth, startHealth } from "./health.js";
-import { live } from "./live.js";
+import { live, now } from "./live.js";
 import { showTools, startSeries } from "./series.js";
 import { showStrip } from "./strip.js";
 import { showTopTools, startTop } from "./top.js";
@@ -22,9 +22,12 @@ let seenPosition = null;
 let wasWhole = true;
 
 function start() {
-  document.getElementById("pause").addEventListener("click", togglePause);
-  document.getElementById("zone").addEventListener("click", toggleZone);
-  document.getElementById("theme").addEventListener("click", nextTheme);
+  const andShow = (change) => () => {
+    change();
+    showAll();
+  };
+  const acts = { pause: togglePause, zone: andShow(zone.toggle), theme: andShow(nextTheme) };
+  for (const [id, act] of Object.entries(acts)) byId(id).addEventListener("click", act);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showAll);
   showSwitches();
   startHealth();
@@ -40,8 +43,8 @@ function start() {
 /** Ask until it is known what can be asked; the panels wait for it, for their questions are made of it. */
 async function learnDimensions() {
   try {
-    const { stream, kinds, dimensions: names, sums } = await ask("dimensions");
-    Object.assign(dimensions, { stream, kinds, names, sums });
+    const told = await ask("dimensions");
+    Object.assign(dimensions, told, { names: told.dimensions });
   } catch {
     panels.filter((panel) => panel.section.dataset.state === "loading").forEach((panel) => panel.fail({ message: "no worker answers yet" }));
     setTimeout(learnDimensions, DIMENSIONS_RETRY_MS);
@@ -63,9 +66,8 @@ function readAddress() {
   if (!dimensions.names.length) return;
   showControls();
   for (const panel of panels) {
-    const before = panel.key;
     const fields = panel.options.question();
-    if (fields === null || panel.options.sameAs(fields) !== before) panel.refresh();
+    if (fields === null || panel.options.sameAs(fields) !== panel.key) panel.refresh();
     else panel.show();
   }
 }
@@ -95,9 +97,9 @@ function hurryWhatChanged() {
   const hasMoved = seenPosition !== null && position !== seenPosition;
   for (const panel of panels) {
     const { state } = panel.section.dataset;
-    if ((hasMoved && state === "empty") || (isWhole && !wasWhole && state !== "idle")) panel.dueAtMs = Math.min(panel.dueAtMs, performance.now() + TURN_MS);
+    if ((hasMoved && state === "empty") || (isWhole && !wasWhole && state !== "idle")) panel.dueAtMs = Math.min(panel.dueAtMs, now() + TURN_MS);
   }
-  if (isWhole !== wasWhole && !isWhole) panels.forEach((panel) => (panel.dueAtMs = 0));
+  if (wasWhole && !isWhole) panels.forEach((panel) => (panel.dueAtMs = 0));
   wasWhole = isWhole;
   seenPosition = position;
 }
@@ -110,16 +112,6 @@ function togglePause() {
   if (!live.isPaused) panels.forEach((panel) => (panel.dueAtMs = 0));
 }
 
-function toggleZone() {
-  zone.toggle();
-  showAll();
-}
-
-function nextTheme() {
-  window.nextTheme();
-  showAll();
-}
-
 function showAll() {
   showSwitches();
   showStrip();
@@ -130,13 +122,14 @@ function showAll() {
 }
 
 function showSwitches() {
-  const pause = document.getElementById("pause");
-  say(pause, live.isPaused ? "Resume" : "Pause");
-  pause.setAttribute("aria-pressed", String(live.isPaused));
-  const button = document.getElementById("zone");
-  say(button, zone.isLocal ? "Local time" : "UTC");
-  button.setAttribute("aria-pressed", String(zone.isLocal));
-  say(document.getElementById("theme"), `Theme: ${document.documentElement.dataset.theme}`);
+  press("pause", live.isPaused, live.isPaused ? "Resume" : "Pause");
+  press("zone", zone.isLocal, zone.isLocal ? "Local time" : "UTC");
+  say(byId("theme"), `Theme: ${document.documentElement.dataset.theme}`);
+}
+
+function press(id, isPressed, text) {
+  say(byId(id), text);
+  byId(id).setAttribute("aria-pressed", String(isPressed));
 }
 
 start();

@@ -10,9 +10,7 @@ const DASHES = [[], [9, 4], [3, 3], [12, 3, 3, 3], [6, 2], [14, 5], [5, 3, 1, 3]
 const FONT = '12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 
 /** Return the dashes of the line at a place: a second sign beside the colour. */
-export function dashOf(at) {
-  return DASHES[at % DASHES.length];
-}
+export const dashOf = (at) => DASHES[at % DASHES.length];
 
 export class Chart {
   constructor(parent, onCursor) {
@@ -53,14 +51,14 @@ export class Chart {
   }
 
   settings(columns, colours) {
-    const line = (at, dash, fill) => ({ stroke: colours.lines[at], width: 1.75, dash, fill, points: { show: false }, spanGaps: false });
+    const line = (at, dash, fill) => ({ stroke: colours.lines[at], width: 1.75, dash, fill, points: { show: false } });
     const fill = columns.columns.length === 1 ? colours.fill : undefined;
     return {
       ...this.size(),
       padding: [12, 20, 0, 0],
       legend: { show: false },
       cursor: { drag: { x: false, y: false }, points: { size: 7 } },
-      scales: { x: { time: true }, y: { range: (_, low, high) => [Math.min(0, low), high > 0 ? high * 1.08 : 1] } },
+      scales: { y: { range: (_, low, high) => [Math.min(0, low), high > 0 ? high * 1.08 : 1] } },
       series: [{}, ...columns.columns.flatMap((_, at) => [line(at, dashOf(at), fill), line(at, OPEN_DASH)])],
       axes: axes(colours),
       hooks: {

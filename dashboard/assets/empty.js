@@ -1,36 +1,30 @@
 // What stands where there is nothing to show: why, and the next step.
 
 import { address } from "./address.js";
-import { button, el } from "./dom.js";
+import { button, el, nothing } from "./dom.js";
 import { clearFilters, filters } from "./filters.js";
 import { live } from "./live.js";
 
 const COPIED_FOR_MS = 2_000;
 
 /** Return elements that explain an empty chart: filters that match nothing, or a system without events. */
-export function emptyState() {
-  return Object.keys(filters()).length ? noMatch() : noEvents();
-}
+export const emptyState = () => Object.keys(filters()).length ? noMatch() : noEvents();
 
 function noMatch() {
   const clear = button("Clear the filters", "clear", clearFilters);
-  return el("div", { class: "empty" }, el("p", { class: "empty-title", text: "No event matches these filters in this range" }), el("p", {}, clear, " ", longer()));
+  return nothing("No event matches these filters in this range", el("p", {}, clear, " ", longer()));
 }
 
 function noEvents() {
-  return el(
-    "div",
-    { class: "empty" },
-    el("p", { class: "empty-title", text: "No events in this range" }),
-    el("p", { text: "Waiting for the first one; it shows up here by itself. To send one, run this where the gateway can be reached:" }),
+  return nothing(
+    "No events in this range",
+    el("p", {}, "Waiting for the first one; it shows up here by itself. To send one, run this where the gateway can be reached:"),
     commandBox(command()),
     el("p", {}, longer()),
   );
 }
 
-function longer() {
-  return button("Look at 31 days", "longer", () => address.change({ range: "31d", from: null, to: null }));
-}
+const longer = () => button("Look at 31 days", "longer", () => address.change({ range: "31d", from: null, to: null }));
 
 function command() {
   const event = {
@@ -57,5 +51,5 @@ function commandBox(text) {
     }
     setTimeout(() => (copy.textContent = "Copy"), COPIED_FOR_MS);
   });
-  return el("div", { class: "command" }, el("pre", { tabindex: "0", "aria-label": "Command" }, code), copy);
+  return el("div", "command", el("pre", { tabindex: "0", "aria-label": "Command" }, code), copy);
 }

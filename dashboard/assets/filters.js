@@ -1,7 +1,7 @@
 // The bar of range and filters: it only changes the address, from which every panel reads.
 
 import { address } from "./address.js";
-import { button, choice, el, refill, span } from "./dom.js";
+import { button, byId, choice, el, form, labelled, refill, span, submitButton } from "./dom.js";
 import { named, zone } from "./format.js";
 import { DEFAULT_RANGE, RANGES, timeRange } from "./range.js";
 
@@ -15,9 +15,7 @@ export function filters() {
   return Object.fromEntries(dimensions.names.map((name) => [name, address.get(name)]).filter(([, value]) => value !== null));
 }
 
-function setFilter(name, value) {
-  address.change({ [name]: value });
-}
+const setFilter = (name, value) => address.change({ [name]: value });
 
 /** Return a value as a button that filters by it. */
 export function filterLink(name, value) {
@@ -30,12 +28,10 @@ export function pick(label, name, options, fallback) {
   return choice(label, name, options, value, (now) => address.change({ [name]: now === fallback ? null : now }));
 }
 
-export function clearFilters() {
-  address.change(Object.fromEntries(dimensions.names.map((name) => [name, null])));
-}
+export const clearFilters = () => address.change(Object.fromEntries(dimensions.names.map((name) => [name, null])));
 
 export function showFilters() {
-  const section = document.getElementById("filters");
+  const section = byId("filters");
   refill(section, section.querySelector("h2"), rangeButtons(), custom(), filterForm(), chips());
 }
 
@@ -47,79 +43,57 @@ function rangeButtons() {
 }
 
 function custom() {
-  const isOpen = document.querySelector(".custom")?.open ?? false;
+  const isOpen = document.querySelector(".custom")?.open;
   const { from, to, name } = timeRange();
   const field = (label, key, value) =>
-    el("label", {}, el("span", { text: label }), el("input", { type: "datetime-local", name: key, value: toField(value), required: true }));
-  const form = el(
-    "form",
-    { on: { submit: applyCustom } },
-    field(`From (${zone.name})`, "from", from),
-    field(`To (${zone.name})`, "to", to),
-    el("button", { type: "submit", class: "primary", text: "Show", data: { key: "custom-show" } }),
-  );
+    el("label", {}, el("span", {}, label), el("input", { type: "datetime-local", name: key, value: toField(value), required: true }));
+  const fields = [field(`From (${zone.name})`, "from", from), field(`To (${zone.name})`, "to", to)];
+  const own = form(null, applyCustom, fields, submitButton("Show", { data: { key: "custom-show" } }));
   const summary = el("summary", { text: name === "" ? "Own range ✓" : "Own range", data: { key: "custom" } });
-  return el("details", { class: "custom", open: isOpen }, summary, form);
+  return el("details", { class: "custom", open: isOpen }, summary, own);
 }
 
-function applyCustom(event) {
-  event.preventDefault();
-  const fields = new FormData(event.target);
+function applyCustom(fields, shown) {
   const [from, to] = ["from", "to"].map((key) => fromField(fields.get(key)));
-  const later = event.target.elements.to;
-  later.setCustomValidity(from < to ? "" : "the end must be after the start");
-  if (!event.target.reportValidity()) return;
-  event.target.parentElement.open = false;
+  shown.elements.to.setCustomValidity(from < to ? "" : "the end must be after the start");
+  if (!shown.reportValidity()) return;
+  shown.parentElement.open = false;
   address.change({ from, to, range: null });
 }
 
 /** Return an instant as the field wants it: minutes, in the zone that is shown. */
 function toField(text) {
   const date = new Date(text);
-  const shifted = zone.isLocal ? new Date(date.getTime() - date.getTimezoneOffset() * 60_000) : date;
+  const shifted = zone.isLocal ? new Date(date - date.getTimezoneOffset() * 60_000) : date;
   return shifted.toISOString().slice(0, 16);
 }
 
 function fromField(text) {
   const date = new Date(zone.isLocal ? text : `${text}Z`);
-  return Number.isNaN(date.getTime()) ? "" : date.toISOString().replace(".000Z", "Z");
+  return isNaN(date) ? "" : date.toISOString().replace(".000Z", "Z");
 }
 
 function filterForm() {
-  draft.name ??= dimensions.names[0] ?? "";
+  draft.name ??= dimensions.names[0];
   const options = dimensions.names.map((name) => [name, name]);
   const names = choice("Filter", "filter-name", options, draft.name, (name) => (draft.name = name));
-  const input = el("input", {
-    name: "filter-value",
-    value: draft.value,
-    maxlength: 512,
-    placeholder: "exact value",
-    autocomplete: "off",
-    data: { key: "filter-value" },
-    on: { input: () => (draft.value = input.value) },
-  });
-  const add = el("button", { type: "submit", text: "Add", data: { key: "filter-add" } });
-  const submit = (event) => {
-    event.preventDefault();
+  const props = { name: "filter-value", value: draft.value, maxlength: 512, placeholder: "exact value", autocomplete: "off" };
+  const input = el("input", { ...props, data: { key: props.name }, on: { input: () => (draft.value = input.value) } });
+  const set = () => {
     const { name, value } = draft;
     draft = { name, value: "" };
     setFilter(name, value);
   };
-  const label = el("label", { class: "choice" }, el("span", { text: "Value" }), input);
-  return el("form", { class: "add-filter", on: { submit } }, names, label, add);
+  return form("add-filter", set, names, labelled("Value", input), submitButton("Add", { class: null, data: { key: "filter-add" } }));
 }
 
 function chips() {
   const active = Object.entries(filters());
   if (!active.length) return null;
-  const chip = ([name, value]) =>
-    el(
-      "li",
-      {},
-      span("chip-name", name),
-      span("chip-value", named(value)),
-      button("×", `chip:${name}`, () => setFilter(name, null), { "aria-label": `Remove the filter ${name} ${value}` }),
-    );
+  const chip = ([name, value]) => {
+    const out = button("×", `chip:${name}`, () => setFilter(name, null), { "aria-label": `Remove the filter ${name} ${value}` });
+    return el("li", {}, span("chip-name", name), span("chip-value", named(value)), out);
+  };
   const all = active.length > 1 ? el("li", {}, button("clear all", "chips", clearFilters, { class: "link" })) : null;
   return el("ul", { class: "chips", "aria-label": "Active filters" }, active.map(chip), all);
 }

@@ -1,9 +1,5 @@
 // Numbers, instants and ages as text. Instants are shown in UTC or in the reader's zone, whichever is chosen.
 
-const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
-const tenth = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
-const shares = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1 });
-const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
 const DAY = { day: "2-digit", month: "short" };
 const MINUTE = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
 const FORMS = {
@@ -19,9 +15,8 @@ let formats = makeFormats();
 
 function makeFormats() {
   const timeZone = isLocal ? undefined : "UTC";
-  return Object.fromEntries(
-    Object.entries(FORMS).map(([name, form]) => [name, new Intl.DateTimeFormat("en-GB", { ...form, timeZone })]),
-  );
+  const format = ([name, form]) => [name, new Intl.DateTimeFormat("en-GB", { ...form, timeZone })];
+  return Object.fromEntries(Object.entries(FORMS).map(format));
 }
 
 export const zone = {
@@ -45,23 +40,22 @@ export function instant(value, form = "second") {
 }
 
 /** Return an instant's form for a bucket of so many seconds. */
-export function bucketForm(stepS) {
-  if (stepS >= 86_400) return "day";
-  return stepS >= 3_600 ? "dayMinute" : "minute";
+export const bucketForm = (stepS) => (stepS >= 86_400 ? "day" : stepS >= 3_600 ? "dayMinute" : "minute");
+
+function figures(form) {
+  const numbers = new Intl.NumberFormat("en", form);
+  return (value) => (Number.isFinite(value) ? numbers.format(value) : "–");
 }
 
-export const count = (value) => (isNumber(value) ? whole.format(value) : "–");
-export const rate = (value) => (isNumber(value) ? (Math.abs(value) < 100 ? tenth : whole).format(value) : "–");
-export const share = (value) => (isNumber(value) ? shares.format(value) : "–");
-export const short = (value) => (isNumber(value) ? compact.format(value) : "–");
-
-function isNumber(value) {
-  return typeof value === "number" && Number.isFinite(value);
-}
+const tenth = figures({ maximumFractionDigits: 1 });
+export const count = figures({ maximumFractionDigits: 0 });
+export const rate = (value) => (Math.abs(value) < 100 ? tenth : count)(value);
+export const share = figures({ style: "percent", maximumFractionDigits: 1 });
+export const short = figures({ notation: "compact", maximumFractionDigits: 2 });
 
 /** Return a duration in its largest fitting unit: `2 s`, `3 min`, `5 h`, `4 d`. */
 export function age(seconds) {
-  if (!isNumber(seconds)) return "–";
+  if (!Number.isFinite(seconds)) return "–";
   const s = Math.max(0, seconds);
   if (s < 100) return `${Math.ceil(s)} s`;
   if (s < 6_000) return `${Math.round(s / 60)} min`;
@@ -69,13 +63,11 @@ export function age(seconds) {
 }
 
 /** Return how many of what: `1 event`, `2 events`. */
-export function plural(number, noun) {
-  return `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
-}
+export const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 
 /** Return a value of a dimension so that the empty one and spaces can be seen. */
 export function named(value) {
-  if (value === null || value === undefined) return "all";
+  if ((value ?? null) === null) return "all";
   if (value === "") return "(empty)";
   return value.trim() === value ? value : `“${value}”`;
 }

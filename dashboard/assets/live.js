@@ -10,40 +10,45 @@ const RETRY_MS_FIRST = 2_000;
 const RETRY_MS_MAX = 30_000;
 const SLOTS = 4; // Browsers allow six connections a host: streams must leave some for questions.
 
+/** Milliseconds that never go back. */
+export const now = () => performance.now();
+
 const listeners = new Set();
 let source = null;
 let freeSlot = null;
 let isOpening = false;
-let isPaused = false;
 let retryMs = RETRY_MS_FIRST;
 let nextStreamAtMs = 0;
 let heardAtMs = -Infinity;
 let askedAtMs = -Infinity;
 let tookAtMs = -Infinity;
-let clockMs = Date.now() - performance.now();
+let clockMs = Date.now() - now();
 
 export const live = {
   /** The newest figures, or null. */
   data: null,
   /** connecting | stream | poll | lost | paused */
   mode: "connecting",
+  isPaused: false,
 
   onChange(listener) {
     listeners.add(listener);
   },
   nowMs() {
-    return clockMs + performance.now();
+    return clockMs + now();
   },
   /** Whether the figures are too old to stand for now: a stream that is opened again within seconds is no silence. */
   get isSilent() {
-    return live.mode === "lost" && performance.now() - tookAtMs > SILENT_LOST_MS;
+    return live.mode === "lost" && now() - tookAtMs > SILENT_LOST_MS;
   },
-  get isPaused() {
-    return isPaused;
+  /** loading | failed | stale | partial | ready: of what is shown of them */
+  get state() {
+    if (!live.data) return live.isSilent ? "failed" : "loading";
+    return live.isSilent ? "stale" : live.data.complete === false ? "partial" : "ready";
   },
   /** Hold everything as it is, or go on. */
   pause(paused) {
-    isPaused = paused;
+    live.isPaused = paused;
     restart();
     become(paused ? "paused" : "connecting");
   },
@@ -54,26 +59,23 @@ export const live = {
   },
 };
 
-function isWanted() {
-  return !isPaused && !document.hidden;
-}
+const isWanted = () => !live.isPaused && !document.hidden;
 
 function restart() {
   close();
   nextStreamAtMs = 0;
   retryMs = RETRY_MS_FIRST;
-  heardAtMs = performance.now();
-  askedAtMs = performance.now() - POLL_MS + FIRST_POLL_MS;
+  heardAtMs = now();
+  askedAtMs = now() - POLL_MS + FIRST_POLL_MS;
   if (isWanted()) turn();
 }
 
 /** Do what is due: open a stream, give up a silent one, poll where nothing was heard. */
 function turn() {
   if (!isWanted()) return;
-  const now = performance.now();
-  if (source && now - heardAtMs > SILENT_MS) later();
-  if (!source && !isOpening && now >= nextStreamAtMs) open();
-  if (live.mode !== "stream" && now - askedAtMs >= POLL_MS) poll();
+  if (source && now() - heardAtMs > SILENT_MS) later();
+  if (!source && !isOpening && now() >= nextStreamAtMs) open();
+  if (live.mode !== "stream" && now() - askedAtMs >= POLL_MS) poll();
 }
 
 async function open() {
@@ -81,11 +83,11 @@ async function open() {
   const mine = await takeSlot();
   isOpening = false;
   if (!mine || !isWanted()) {
-    if (mine) giveSlot();
-    nextStreamAtMs = performance.now() + RETRY_MS_MAX;
+    giveSlot();
+    nextStreamAtMs = now() + RETRY_MS_MAX;
     return;
   }
-  heardAtMs = performance.now();
+  heardAtMs = now();
   source = new EventSource(urlOf("live"));
   source.addEventListener("live", (event) => {
     retryMs = RETRY_MS_FIRST;
@@ -100,7 +102,7 @@ async function open() {
 
 function later() {
   close();
-  nextStreamAtMs = performance.now() + retryMs * (0.75 + Math.random() / 2);
+  nextStreamAtMs = now() + retryMs * (0.75 + Math.random() / 2);
   retryMs = Math.min(retryMs * 2, RETRY_MS_MAX);
 }
 
@@ -111,13 +113,11 @@ function close() {
 }
 
 async function poll() {
-  askedAtMs = performance.now();
-  try {
-    const data = await ask("now");
-    if (live.mode !== "stream" && isWanted()) take(data, "poll");
-  } catch {
-    if (isWanted() && live.mode !== "stream") become("lost");
-  }
+  askedAtMs = now();
+  const data = await ask("now").catch(() => null);
+  if (!isWanted() || live.mode === "stream") return;
+  if (data) take(data, "poll");
+  else become("lost");
 }
 
 function take(said, mode) {
@@ -128,9 +128,9 @@ function take(said, mode) {
   } catch {
     return; // Cut in the middle; the next one comes in a second.
   }
-  heardAtMs = tookAtMs = performance.now();
+  heardAtMs = tookAtMs = now();
   const atMs = Date.parse(data.at);
-  if (!Number.isNaN(atMs)) clockMs = atMs - heardAtMs;
+  if (!isNaN(atMs)) clockMs = atMs - heardAtMs;
   live.data = data;
   become(mode);
 }

@@ -2,9 +2,9 @@
 
 import { ask, urlOf } from "./api.js";
 import { announce } from "./announce.js";
-import { button, el, refill, say, span } from "./dom.js";
+import { button, byId, el, refill, say, span } from "./dom.js";
 import { age, instant } from "./format.js";
-import { live } from "./live.js";
+import { live, now } from "./live.js";
 
 const IDLE_SHARE = 10; // A panel asks again after ten times what the answer took, at least: its load stays under a tenth.
 const BAD = ["partial", "stale", "failed"];
@@ -18,8 +18,9 @@ export class Panel {
    *   elements; isEmpty(data); refreshS; exports; sameAs(fields): equal for questions whose older answer may stand meanwhile
    */
   constructor(id, options) {
-    this.section = document.getElementById(id);
-    this.name = this.section.querySelector("h2").textContent;
+    this.section = byId(id);
+    this.title = this.section.querySelector("h2");
+    this.name = this.title.textContent;
     this.options = { refreshS: 10, exports: true, isEmpty: () => false, sameAs: JSON.stringify, ...options };
     this.data = null;
     this.failures = 0;
@@ -28,20 +29,18 @@ export class Panel {
   }
 
   build() {
-    const title = this.section.querySelector("h2");
-    this.tools = el("div", { class: "tools" });
+    this.tools = el("div", "tools");
     this.notice = el("div", { class: "notice", hidden: true });
-    this.content = el("div", { class: "content" });
-    this.sourceLine = el("span", { class: "source" });
-    this.links = el("span", { class: "links" });
-    const head = el("header", { class: "panel-head" }, title, this.tools);
-    this.section.replaceChildren(head, this.notice, this.content, el("footer", { class: "panel-foot" }, this.sourceLine, this.links));
+    this.content = el("div", "content");
+    this.sourceLine = el("span", "source");
+    this.links = el("span", "links");
+    const head = el("header", "panel-head", this.title, this.tools);
+    this.section.replaceChildren(head, this.notice, this.content, el("footer", "panel-foot", this.sourceLine, this.links));
   }
 
   /** Ask when it is time to; the page calls this twice a second. */
   turn() {
-    if (document.hidden || this.isAsking) return;
-    if (performance.now() >= this.dueAtMs) this.refresh();
+    if (!document.hidden && !this.isAsking && now() >= this.dueAtMs) this.refresh();
   }
 
   /** Ask now. */
@@ -54,7 +53,7 @@ export class Panel {
     this.controller?.abort();
     const controller = (this.controller = new AbortController());
     this.isAsking = true;
-    const startedMs = performance.now();
+    const startedMs = now();
     try {
       this.accept(await ask(this.options.path, fields, controller.signal), fields, startedMs);
     } catch (error) {
@@ -68,28 +67,26 @@ export class Panel {
     this.controller?.abort();
     this.isAsking = false;
     this.key = null;
-    this.data = null;
-    this.become("idle");
-    this.tellNothing();
-    refill(this.content, this.options.idle?.() ?? []);
+    this.empty("idle", this.options.idle?.());
   }
 
   begin(key) {
     this.key = key;
-    this.data = null;
-    this.become("loading");
-    this.tellNothing();
-    refill(this.content, el("div", { class: "skeleton" }), span("hidden-visually", "loading"));
+    this.empty("loading", el("div", "skeleton"), span("hidden-visually", "loading"));
   }
 
-  tellNothing() {
+  /** Show a state without data. */
+  empty(state, ...content) {
+    this.data = null;
+    this.become(state);
     this.notice.hidden = true;
     this.links.replaceChildren();
     say(this.sourceLine, "");
+    refill(this.content, content);
   }
 
   accept(data, fields, startedMs) {
-    const tookMs = performance.now() - startedMs;
+    const tookMs = now() - startedMs;
     this.failures = 0;
     const isSame = JSON.stringify({ ...this.data, ...PASSING }) === JSON.stringify({ ...data, ...PASSING });
     Object.assign(this, { data, fields, askedAtMs: live.nowMs() });
@@ -97,7 +94,7 @@ export class Panel {
     if (isSame && !data.series && this.section.dataset.state !== "stale") this.showSource();
     else this.show();
     if (this.options.exports) this.showLinks();
-    this.dueAtMs = performance.now() + Math.max(this.options.refreshS * 1000, IDLE_SHARE * tookMs);
+    this.dueAtMs = now() + Math.max(this.options.refreshS * 1000, IDLE_SHARE * tookMs);
   }
 
   /** Show what was answered last; again after the zone or the theme has changed. */
@@ -115,17 +112,14 @@ export class Panel {
   fail(error) {
     this.failures += 1;
     const waitS = Math.min(Math.max(error.retryAfterS ?? 0, 2 ** this.failures), RETRY_S_MAX);
-    this.dueAtMs = performance.now() + waitS * 1000;
-    const hint = error.hint ? ` (${error.hint})` : "";
+    this.dueAtMs = now() + waitS * 1000;
+    const why = `${error.message}${error.hint ? ` (${error.hint})` : ""}.`;
     if (error.code === "bad_query" || this.data === null) {
-      this.data = null;
-      this.become("failed");
-      this.tellNothing();
-      this.warn("failed", `Could not be read: ${error.message}${hint}.`);
-      refill(this.content, []);
+      this.empty("failed");
+      this.warn("failed", `Could not be read: ${why}`);
     } else {
       this.become("stale");
-      this.warn("stale", `These are the figures of ${age(this.ageS())} ago; newer ones could not be read: ${error.message}${hint}.`);
+      this.warn("stale", `These are the figures of ${age(this.ageS())} ago; newer ones could not be read: ${why}`);
     }
   }
 
@@ -164,14 +158,10 @@ export class Panel {
 
   showLinks() {
     const { path } = this.options;
-    const link = (format, fields) =>
-      el("a", {
-        href: urlOf(path, fields),
-        download: `tally-${path}.${format}`,
-        text: format.toUpperCase(),
-        "aria-label": `${this.name} as ${format.toUpperCase()}`,
-        data: { key: format },
-      });
+    const link = (key, fields) => {
+      const text = key.toUpperCase();
+      return el("a", { href: urlOf(path, fields), download: `tally-${path}.${key}`, text, "aria-label": `${this.name} as ${text}`, data: { key } });
+    };
     refill(this.links, link("csv", { ...this.fields, format: "csv" }), link("json", this.fields));
   }
 }

@@ -19,18 +19,15 @@ export const RANGES = [
 export const DEFAULT_RANGE = "1h";
 
 /** Return the width of the buckets (seconds) that a range of so many seconds is shown in. */
-export function stepOf(rangeS) {
-  if (rangeS <= MINUTES_UP_TO_S) return 60;
-  return rangeS <= HOURS_UP_TO_S ? HOUR_S : DAY_S;
-}
+const stepOf = (rangeS) => (rangeS <= MINUTES_UP_TO_S ? 60 : rangeS <= HOURS_UP_TO_S ? HOUR_S : DAY_S);
 
 /** Return `from` and `to` as ISO texts on bounds of buckets, and the name of the range ("" where both were given). */
 export function timeRange() {
   const from = Date.parse(address.get("from"));
   const to = Date.parse(address.get("to"));
   if (from < to) return { ...aligned(from / 1000, to / 1000), name: "" };
-  const chosen = RANGES.find(([name]) => name === address.get("range")) ?? RANGES.find(([name]) => name === DEFAULT_RANGE);
-  const [name, , rangeS] = chosen;
+  const called = (wanted) => RANGES.find(([name]) => name === wanted);
+  const [name, , rangeS] = called(address.get("range")) ?? called(DEFAULT_RANGE);
   const stepS = stepOf(rangeS);
   const toS = (Math.floor(live.nowMs() / 1000 / stepS) + 1) * stepS;
   return { ...texts(toS - rangeS, toS), name };

@@ -11,6 +11,7 @@ import { Panel } from "./panel.js";
 import { sameRange, timeRange } from "./range.js";
 
 const LONG_REFRESH_S = 30;
+const STEP_NAMES = { 60: "minute", 3600: "hour", 86400: "day" };
 const MEASURES = { count: 1, sum: 2 };
 
 let panel;
@@ -20,14 +21,8 @@ let columns;
 let cursorAt = null;
 
 export function startSeries() {
-  panel = new Panel("series", {
-    path: "series",
-    question,
-    sameAs: sameRange,
-    isEmpty: (data) => data.series.every(({ points }) => points.every((point) => point[1] === 0)),
-    empty: () => emptyState(),
-    render,
-  });
+  const isEmpty = (data) => data.series.every(({ points }) => points.every((point) => point[1] === 0));
+  panel = new Panel("series", { path: "series", question, sameAs: sameRange, isEmpty, empty: emptyState, render });
   parts = build();
   chart = new Chart(parts.plot, showCursor);
   showTools();
@@ -58,11 +53,11 @@ function question() {
 function build() {
   const plot = el("div", { class: "plot", "aria-hidden": "true" });
   const cursor = el("div", { class: "cursor", role: "slider", tabindex: "0", "aria-label": "Bucket", "aria-valuemin": "0", on: { keydown: move } }, plot);
-  const legend = el("ul", { class: "legend" });
-  const at = el("p", { class: "cursor-text" });
+  const legend = el("ul", "legend");
+  const at = el("p", "cursor-text");
   const rows = el("div", { class: "table-of-chart scroll", role: "group", "aria-label": "Table" });
-  const summary = el("figcaption", { class: "summary" });
-  return { plot, cursor, legend, at, rows, summary, figure: el("figure", { class: "chart" }, summary, cursor, at, legend, rows) };
+  const summary = el("figcaption", "summary");
+  return { plot, cursor, legend, at, rows, summary, figure: el("figure", "chart", summary, cursor, at, legend, rows) };
 }
 
 function render(data, fields) {
@@ -83,18 +78,12 @@ function summaryOf(data, fields) {
   const total = columns.columns.reduce((sum, column) => sum + column.total, 0);
   const peak = peakOf(columns);
   const range = `${instant(fields.from, "dayMinute")} to ${instant(fields.to, "dayMinute")} ${zone.name}`;
-  const most = peak.at < 0 ? "" : `; at most ${count(peak.value)} in the ${stepName(columns.stepS)} of ${bucket(peak.at)}`;
+  const most = peak.at < 0 ? "" : `; at most ${count(peak.value)} in the ${STEP_NAMES[columns.stepS]} of ${bucket(peak.at)}`;
   // A part is no total, so it is not called one.
   return data.complete === false ? `A part of the ${what} from ${range}` : `${count(total)} ${what} from ${range}${most}`;
 }
 
-function stepName(stepS) {
-  return stepS >= 86_400 ? "day" : stepS >= 3_600 ? "hour" : "minute";
-}
-
-function bucket(at) {
-  return instant(columns.times[at] * 1000, bucketForm(columns.stepS));
-}
+const bucket = (at) => instant(columns.times[at] * 1000, bucketForm(columns.stepS));
 
 const label = (column) => (column.rest ? column.key : named(column.key));
 
@@ -105,7 +94,7 @@ function showLegend(data) {
     const name = canFilter ? filterLink(by, column.key) : span("legend-key", label(column));
     return el("li", {}, swatch(column, at), name, span("legend-value number", ""));
   });
-  const open = columns.open < columns.times.length ? el("li", { class: "legend-open", text: "dotted: may still change" }) : null;
+  const open = columns.open < columns.times.length ? el("li", "legend-open", "dotted: may still change") : null;
   refill(parts.legend, items, open);
   parts.legend.dataset.complete = String(data.complete !== false);
 }
@@ -118,10 +107,9 @@ function swatch(column, at) {
 const hueOf = (column, at) => `hue-${column.rest ? "rest" : at % (KEYS_MAX + 1)}`;
 
 function showTable() {
-  const heads = [{ title: `Time (${zone.name})` }, ...columns.columns.map((column) => ({ title: label(column), number: true }))];
+  const heads = [`Time (${zone.name})`, ...columns.columns.map((column) => ({ number: label(column) }))];
   const rows = columns.times.map((_, at) => {
-    const name = at < columns.open ? bucket(at) : `${bucket(at)} (open)`;
-    return [name, ...columns.columns.map((column) => count(column.values[at]))];
+    return [bucket(at) + (at < columns.open ? "" : " (open)"), ...columns.columns.map((column) => count(column.values[at]))];
   });
   refill(parts.rows, table("Events over time", heads, rows.reverse()));
 }
@@ -151,20 +139,15 @@ function move(event) {
 
 /** Return colours as the style sheet gives them now; a canvas cannot ask for itself. */
 function colours() {
-  const probe = el("span", { class: "probe" });
+  const probe = el("span", "probe");
   document.body.append(probe);
   const read = (name) => {
     probe.setAttribute("class", `probe ${name}`);
     return getComputedStyle(probe).color;
   };
-  const found = {
-    lines: columns.columns.map((column, at) => read(hueOf(column, at))),
-    ink: read("ink-muted"),
-    grid: read("ink-grid"),
-    open: read("ink-open"),
-    fill: read("ink-fill"),
-  };
+  const lines = columns.columns.map((column, at) => read(hueOf(column, at)));
+  const [ink, grid, open, fill] = ["muted", "grid", "open", "fill"].map((name) => read(`ink-${name}`));
   probe.remove();
-  return found;
+  return { lines, ink, grid, open, fill };
 }
 

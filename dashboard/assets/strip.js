@@ -1,7 +1,7 @@
 // The strip of live figures, and the word about the connection.
 
 import { announce } from "./announce.js";
-import { el, say, svg } from "./dom.js";
+import { byId, el, say, svg } from "./dom.js";
 import { age, count, instant, plural, rate, zone } from "./format.js";
 import { live } from "./live.js";
 
@@ -17,12 +17,8 @@ let saidFresh = null;
 export function showStrip() {
   showConnection();
   const { data } = live;
-  const strip = document.getElementById("strip");
-  if (!data) {
-    strip.dataset.state = live.isSilent ? "failed" : "loading";
-    return;
-  }
-  strip.dataset.state = live.isSilent ? "stale" : data.complete === false ? "partial" : "ready";
+  byId("strip").dataset.state = live.state;
+  if (!data) return;
   if (data.at !== lastAt) {
     lastAt = data.at;
     rates.push(data.events_per_s);
@@ -38,47 +34,48 @@ export function showStrip() {
 }
 
 function tile(name, figure, detail, state = "plain") {
-  const element = document.getElementById(`tile-${name}`);
+  const element = byId(`tile-${name}`);
   element.dataset.state = state;
   say(element.querySelector(".figure"), figure);
   say(element.querySelector(".detail"), detail);
 }
 
 function showConnection() {
-  const element = document.getElementById("connection");
-  if (element.dataset.mode !== live.mode) {
-    if (live.mode === "lost") announce("connection", "The connection is lost; trying again");
-    else if (element.dataset.mode === "lost" && live.mode !== "paused") announce("connection", "Connected again");
-  }
+  const element = byId("connection");
+  const before = element.dataset.mode;
+  if (before === live.mode) return;
+  if (live.mode === "lost") announce("connection", "The connection is lost; trying again");
+  else if (before === "lost" && live.mode !== "paused") announce("connection", "Connected again");
   element.dataset.mode = live.mode;
   say(element.lastElementChild, MODES[live.mode]);
 }
 
+const atLeast = (data) => (data.complete === false ? "≥ " : "");
+
 function showRate(data) {
-  const isPartial = data.complete === false;
-  tile("rate", isPartial ? `≥ ${rate(data.events_per_s)}` : rate(data.events_per_s), isPartial ? "of the partitions that answer" : "counted now");
+  tile("rate", atLeast(data) + rate(data.events_per_s), data.complete === false ? "of the partitions that answer" : "counted now");
 }
+
+const stateOf = (seconds) => (seconds <= FRESH_WARN_S ? "good" : seconds <= FRESH_BAD_S ? "warn" : "bad");
 
 /** Show how fresh the counts are; while nothing is heard the age grows by itself. */
 function showFresh(data) {
   const sinceS = live.isPaused ? 0 : (live.nowMs() - Date.parse(data.at)) / 1000;
-  const seconds = data.freshness_s === null || data.freshness_s === undefined ? NaN : data.freshness_s + Math.max(0, sinceS);
-  const state = !Number.isFinite(seconds) || seconds > FRESH_BAD_S ? "bad" : seconds > FRESH_WARN_S ? "warn" : "good";
+  const seconds = (data.freshness_s ?? NaN) + Math.max(0, sinceS);
+  const state = stateOf(seconds);
   const when = data.counted_up_to ? `${instant(data.counted_up_to)} ${zone.name}` : "a part is missing";
   tile("fresh", Number.isFinite(seconds) ? `${age(seconds)} ago` : "unknown", state === "good" ? when : `${when} · not fresh`, state);
-  if (saidFresh !== null && saidFresh !== state) announce("fresh", state === "good" ? "The counts are fresh again" : `The counts are ${age(seconds)} old`);
+  if ((saidFresh ?? state) !== state) announce("fresh", state === "good" ? "The counts are fresh again" : `The counts are ${age(seconds)} old`);
   saidFresh = state;
 }
 
 function showLag(data) {
-  const isPartial = data.complete === false;
   const seconds = Number.isFinite(data.lag_s) ? age(data.lag_s) : "time unknown";
-  const state = data.lag_s > FRESH_BAD_S ? "bad" : data.lag_s > FRESH_WARN_S ? "warn" : "good";
-  tile("lag", `${isPartial ? "≥ " : ""}${count(data.lag_records)}`, `records · ${seconds}`, isPartial ? "warn" : state);
+  tile("lag", atLeast(data) + count(data.lag_records), `records · ${seconds}`, data.complete === false ? "warn" : stateOf(data.lag_s));
 }
 
 function showWhole(data) {
-  const missing = data.missing_partitions ?? [];
+  const missing = data.missing_partitions;
   const ready = data.workers.filter((worker) => worker.ready).length;
   const all = plural(data.workers.length, "worker");
   const workers = ready === data.workers.length ? all : `${ready} of ${all} ready`;
@@ -97,8 +94,8 @@ function showSpark() {
   const most = Math.max(1, ...rates);
   const points = rates.map((value, at) => `${at},${(20 - (18 * value) / most).toFixed(1)}`).join(" ");
   const line = svg("polyline", { points, fill: "none", stroke: "currentColor", "stroke-width": 1.5, "vector-effect": "non-scaling-stroke" });
-  const spark = svg("svg", { class: "spark", viewBox: `0 0 ${Math.max(15, rates.length - 1)} 21`, preserveAspectRatio: "none", "aria-hidden": "true" }, line);
-  const tileOfRate = document.getElementById("tile-rate");
+  const spark = svg("svg", { class: "spark", viewBox: `0 0 ${Math.max(15, rates.length - 1)} 21`, preserveAspectRatio: "none" }, line);
+  const tileOfRate = byId("tile-rate");
   tileOfRate.querySelector(".spark-place")?.remove();
   tileOfRate.append(el("dd", { class: "spark-place", "aria-hidden": "true" }, spark));
 }

@@ -13,32 +13,25 @@ const DEFAULT_SIZE = "10";
 let panel;
 
 export function startTop() {
-  panel = new Panel("top", {
-    path: "top",
-    question,
-    sameAs: sameRange,
-    isEmpty: (data) => data.rows.length === 0,
-    empty: () => el("p", { class: "empty", text: "No events in this range." }),
-    render,
-  });
+  const isEmpty = (data) => !data.rows.length;
+  const empty = () => el("p", "empty", "No events in this range.");
+  panel = new Panel("top", { path: "top", question, sameAs: sameRange, isEmpty, empty, render });
   showTopTools();
   return panel;
 }
 
-/** Return the dimension whose values are shown: the chosen one, or the first that says more than the kind of event. */
+/** Return the first dimension that says more than the kind of event. */
+const first = () => dimensions.names[1] ?? dimensions.names[0];
+
 function dimension() {
   const chosen = address.get("top");
-  return dimensions.names.includes(chosen) ? chosen : dimensions.names[1] ?? dimensions.names[0];
+  return dimensions.names.includes(chosen) ? chosen : first();
 }
 
 export function showTopTools() {
   const names = dimensions.names.map((name) => [name, name]);
   const sizes = SIZES.map((size) => [size, `top ${size}`]);
-  refill(
-    panel.tools,
-    pick("Dimension", "top", names, dimensions.names[1] ?? dimensions.names[0]),
-    pick("How many", "n", sizes, DEFAULT_SIZE),
-  );
+  refill(panel.tools, pick("Dimension", "top", names, first()), pick("How many", "n", sizes, DEFAULT_SIZE));
 }
 
 function question() {
@@ -49,12 +42,7 @@ function question() {
 function render(data, fields) {
   const isWhole = data.complete !== false;
   const sum = dimensions.sums[0];
-  const columns = [
-    { title: fields.dimension },
-    { title: "events", number: true },
-    { title: "share", number: true },
-    ...(sum ? [{ title: `sum of ${sum}`, number: true }] : []),
-  ];
+  const columns = [fields.dimension, ...["events", "share", ...(sum ? [`sum of ${sum}`] : [])].map((number) => ({ number }))];
   const most = Math.max(1, ...data.rows.map((row) => row.count));
   const line = (head, row) => [head, count(row.count), isWhole ? share(row.share) : "–", ...(sum ? [count(row.sum_price)] : [])];
   const rows = data.rows.map((row) => line(valueOf(fields.dimension, row, most), row));
@@ -62,11 +50,11 @@ function render(data, fields) {
   const totals = isWhole ? [line("others", withShare(data.others)), line("total", withShare(data.total))] : [];
   const shown = table(`Top values of ${fields.dimension}`, columns, [...rows, ...totals], { class: "top-table" });
   if (isWhole) [...shown.tBodies[0].rows].slice(-2).forEach((row) => row.classList.add("sum-row"));
-  return el("div", { class: "scroll" }, shown);
+  return el("div", "scroll", shown);
 }
 
 function valueOf(name, row, most) {
   const bar = span("bar", "");
   bar.style.width = `${(100 * row.count) / most}%`;
-  return el("span", { class: "valued" }, bar, filterLink(name, row.key));
+  return el("span", "valued", bar, filterLink(name, row.key));
 }

@@ -1,13 +1,12 @@
 // "Why is my event missing?": ask by its place in Kafka, or by user and time, and read the way it took.
 
 import { address } from "./address.js";
-import { el, span } from "./dom.js";
+import { el, form, labelled, span, submitButton } from "./dom.js";
 import { Panel } from "./panel.js";
 
-const NAMES = { partition: "event_partition", offset: "event_offset", cookie: "event_cookie", time: "event_time" };
+const NAMES = { topic: "event_topic", partition: "event_partition", offset: "event_offset", cookie: "event_cookie", time: "event_time" };
 const PLACES = { kafka: "Kafka", worker: "Worker", postgres: "Postgres", dead_letters: "Dead letters" };
-const GOOD = ["counted"];
-const BAD = ["dead_letter", "not_received", "unknown"];
+const KINDS = { counted: "good", dead_letter: "bad", not_received: "bad", unknown: "bad" };
 
 let panel;
 let forms;
@@ -15,28 +14,26 @@ let forms;
 export function startWhere() {
   panel = new Panel("where", { path: "where", from: "Kafka, the worker and Postgres", question, render, idle, exports: false });
   forms = { place: placeForm(), user: userForm() };
-  panel.content.before(el("div", { class: "ask-both" }, forms.user, el("p", { class: "or", text: "or" }), forms.place));
+  panel.content.before(el("div", "ask-both", forms.user, el("p", "or", "or"), forms.place));
   showWhereForm();
   return panel;
 }
 
 /** Ask for an event by its place in Kafka, as a dead letter's row does. */
-export function askWhere(partition, offset) {
-  change({ partition, offset });
+export function askWhere(topic, partition, offset) {
+  change({ topic, partition, offset });
   panel.section.scrollIntoView({ block: "nearest" });
   forms.place.querySelector("button").focus({ preventScroll: true });
 }
 
 export function showWhereForm() {
-  for (const form of Object.values(forms)) {
-    for (const input of form.querySelectorAll("input")) {
-      if (document.activeElement !== input) input.value = address.get(NAMES[input.name], "");
-    }
+  for (const input of panel.section.querySelectorAll("input")) {
+    if (document.activeElement !== input) input.value = address.get(NAMES[input.name], "");
   }
 }
 
 function field(name, label, attributes) {
-  return el("label", { class: "choice" }, span("", label), el("input", { name, required: true, autocomplete: "off", ...attributes }));
+  return labelled(label, el("input", { name, required: true, autocomplete: "off", ...attributes }));
 }
 
 function placeForm() {
@@ -49,11 +46,7 @@ function userForm() {
 }
 
 function askForm(fields) {
-  const submit = (event) => {
-    event.preventDefault();
-    change(Object.fromEntries(new FormData(event.target)));
-  };
-  return el("form", { class: "ask", on: { submit } }, fields, el("button", { type: "submit", class: "primary", text: "Look" }));
+  return form("ask", (given) => change(Object.fromEntries(given)), fields, submitButton("Look"));
 }
 
 function change(fields) {
@@ -62,26 +55,20 @@ function change(fields) {
 }
 
 function question() {
-  const fields = Object.fromEntries(Object.entries(NAMES).map(([name, key]) => [name, address.get(key)]));
-  if (fields.partition !== null && fields.offset !== null) return { partition: fields.partition, offset: fields.offset };
-  return fields.cookie !== null && fields.time !== null ? { cookie: fields.cookie, time: fields.time } : null;
+  const [topic, partition, offset, cookie, time] = Object.values(NAMES).map((key) => address.get(key));
+  if (partition !== null && offset !== null) return { topic, partition, offset };
+  return cookie !== null && time !== null ? { cookie, time } : null;
 }
 
-function idle() {
-  return el("p", { class: "hint", text: "Every event can be followed from Kafka into the counts: by user and event time, or by partition and offset." });
-}
+const idle = () => el("p", "hint", "Every event can be followed from Kafka into the counts: by user and event time, or by partition and offset.");
 
 function render(data) {
   panel.options.refreshS = data.verdict === "pending" ? 5 : 60; // Each search reads Kafka.
-  const kind = GOOD.includes(data.verdict) ? "good" : BAD.includes(data.verdict) ? "bad" : "middling";
-  const verdict = el("p", { class: "verdict", role: "status" }, span(`badge ${kind}`, data.verdict.replaceAll("_", " ")), ` ${data.sentence}`);
-  const step = ({ where, found, text }) =>
-    el(
-      "li",
-      { class: found ? "found" : "absent" },
-      span("step-place", PLACES[where] ?? where),
-      span("step-found", found ? "found" : "not found"),
-      span("step-text", text),
-    );
-  return [verdict, el("ol", { class: "steps" }, data.steps.map(step))];
+  const kind = `badge ${KINDS[data.verdict] ?? "middling"}`;
+  const verdict = el("p", { class: "verdict", role: "status" }, span(kind, data.verdict.replaceAll("_", " ")), ` ${data.sentence}`);
+  const step = ({ where, found, text }) => {
+    const [kind, said] = found ? ["found", "found"] : ["absent", "not found"];
+    return el("li", kind, span("step-place", PLACES[where] ?? where), span("step-found", said), span("step-text", text));
+  };
+  return [verdict, el("ol", "steps", data.steps.map(step))];
 }
