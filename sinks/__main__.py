@@ -1,7 +1,8 @@
-"""Run the sinks, `python -m sinks`, or bring the schema up to date, `python -m sinks migrate`."""
+"""Run the sinks, `python -m sinks`; bring the schema up to date, `… migrate`; write what waits for a window, `… flush`."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -19,7 +20,11 @@ with warnings.catch_warnings():
 import psycopg
 
 from sinks.blocks import BlockWriter
+from sinks.days import DayPartitions
 from sinks.dead_letters import DeadLetterProducer, DeadLetterWriter
+from sinks.events import EventWriter
+from sinks.flush import flush
+from sinks.forward import Forward, read_window
 from sinks.health import Health, Routes, serve
 from sinks.loop import SinkLoop, SinkStoppedError
 from sinks.migrate import check_revision, migrate
@@ -28,18 +33,21 @@ from sinks.postgres import ROLLER_NAME, Postgres, Remedy, remedy_of
 from sinks.profiles import RowWriter
 from sinks.retention import Retention
 from sinks.roller import Roller
+from sinks.submissions import SubmissionWriter
 from sinks.writers import Writer
-from streams.clock import SYSTEM_CLOCK
+from streams import kafka_access, postgres_access
+from streams.certificates import show_certificates
+from streams.clock import SYSTEM_CLOCK, Clock
 from streams.errors import SettingsError, TallyError
-from streams.kafka_access import access
 from streams.logs import Service, configure_logging
 from streams.metrics import SinkMetrics
-from streams.settings import Settings, load_settings
-from streams.topics import STREAMS
+from streams.settings import Settings, Sinks, load_settings
+from streams.topics import EVENTS, STREAMS, changelog_of
 
 log = logging.getLogger(__name__)
 
-USAGE = "usage: python -m sinks [migrate]"
+USAGE = "usage: python -m sinks [migrate | flush]"
+COMMANDS: tuple[list[str], ...] = ([], ["migrate"], ["flush"])
 GROUP = "tally-sinks"
 CHATTY = ("kafka",)
 """It reports every failed try of an outage as an error; the loop says once when one begins, and when it ends."""
@@ -59,11 +67,13 @@ METADATA_AGE_MS = 15_000
 """Topics that are made after the start are seen within this."""
 CLOSE_TIMEOUT_MS = 3_000
 PAUSE_S_MIN = 0.05
+GC_THRESHOLDS = (100_000, 50, 50)
+"""A transaction makes hundreds of thousands of tuples that no cycle holds: looking at them was nearly half of the work."""
 
 
 def main(arguments: list[str]) -> int:
     """Do what the arguments say and return the exit code; an error is one line."""
-    if arguments not in ([], ["migrate"]):
+    if arguments not in COMMANDS:
         sys.stderr.write(USAGE + "\n")
         return 2
     try:
@@ -71,7 +81,9 @@ def main(arguments: list[str]) -> int:
         _check_settings(settings)
         configure_logging(settings, Service("sinks"), quiet=CHATTY)
         if arguments == ["migrate"]:
-            sys.stdout.write(migrate(settings.postgres.dsn) + "\n")
+            sys.stdout.write(migrate(settings.postgres.dsn, who=settings.audit.who) + "\n")
+        elif arguments == ["flush"]:
+            sys.stdout.write(flush(settings) + "\n")
         else:
             run(settings)
     except TallyError as error:
@@ -89,8 +101,12 @@ def run(settings: Settings) -> None:
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    gc.set_threshold(*GC_THRESHOLDS)
+    gc.freeze()
     metrics, health = SinkMetrics(), Health(SYSTEM_CLOCK)
     metrics.configured(settings)
+    files = kafka_access.certificate_files(settings.kafka) | postgres_access.certificate_files(settings.postgres.dsn)
+    show_certificates(metrics, files, SYSTEM_CLOCK)
     show_health(metrics, health)
     server = serve(Routes(health, metrics), settings.sinks.host, settings.sinks.port)
     postgres = Postgres(settings.postgres.dsn)
@@ -122,29 +138,43 @@ def make_roller(settings: Settings, metrics: SinkMetrics) -> Roller:
 
 def make_loop(settings: Settings, consumer: Any, postgres: Postgres, *, observer: Observer, stop: Event) -> SinkLoop:
     """Return the loop with the sinks of every stream; it runs until *stop* is set."""
-    retention = Retention(STREAMS, settings.sinks, SYSTEM_CLOCK)
+    clock = observer.clock
+    retention = Retention(STREAMS, settings.sinks, clock)
     letters = DeadLetterProducer(settings.kafka, record_bytes_max=settings.topics.record_bytes_max)
+    observer.forward = Forward([changelog_of(EVENTS.rows_table)], read_window(settings.sinks.events_forward), clock=clock)
     return SinkLoop(
         consumer=consumer,
         postgres=postgres,
-        writers=writers(retention, settings),
+        writers=writers(retention, settings, clock),
         letters=letters,
         retention=retention,
         observer=observer,
         settings=settings.sinks,
-        clock=SYSTEM_CLOCK,
+        clock=clock,
         stop=stop,
+        forward=observer.forward,
+        marked=[stream.topic for stream in STREAMS],
     )
 
 
-def writers(retention: Retention, settings: Settings) -> list[Writer]:
+def writers(retention: Retention, settings: Settings, clock: Clock) -> list[Writer]:
     """Return the sinks of every stream, and that of the dead letters."""
     made: list[Writer] = []
     for stream, cells, events in retention.tables:
         made.append(BlockWriter(stream, cells))
-        if settings.sinks.user_events:
+        if stream is EVENTS:
+            made += _submission_writers(events, settings.sinks, clock)
+        elif settings.sinks.user_events:
             made.append(RowWriter(stream, events))
-    return [*made, DeadLetterWriter(SYSTEM_CLOCK)]
+    return [*made, DeadLetterWriter(clock, EVENTS if settings.sinks.events else None)]
+
+
+def _submission_writers(days: DayPartitions, sinks: Sinks, clock: Clock) -> list[Writer]:
+    """Return the sinks of the rows of submissions, and of their log; none where they are switched off."""
+    if not sinks.events:
+        return []
+    rows_max = None if read_window(sinks.events_forward) is None else sinks.forward_batch_rows
+    return [EventWriter(EVENTS, days, copy_rows_max=rows_max), SubmissionWriter(EVENTS, clock)]
 
 
 def _check_settings(settings: Settings) -> None:
@@ -182,14 +212,15 @@ def connect(settings: Settings, stop: Event) -> Any:
     waiting = False
     while not stop.is_set():
         try:
-            return patient(
+            return resumable(
                 KafkaConsumer(
                     bootstrap_servers=settings.kafka.servers.split(","),
-                    **access(settings.kafka),
+                    **kafka_access.access(settings.kafka),
                     client_id=GROUP,
                     group_id=GROUP,
                     enable_auto_commit=False,
                     auto_offset_reset="earliest",
+                    isolation_level="read_committed",
                     allow_auto_create_topics=False,
                     fetch_min_bytes=FETCH_BYTES_MIN,
                     fetch_max_wait_ms=FETCH_WAIT_MS,
@@ -210,6 +241,24 @@ def connect(settings: Settings, stop: Event) -> Any:
             waiting = True
             stop.wait(START_PAUSE_S)
     return None
+
+
+def resumable(consumer: Any) -> Any:
+    """Have a consumer read on, after `resume`, what was left of a partition's records at `pause`.
+
+    kafka-python 3.0 puts them aside, and takes them up only while no others are in turn. Others stay in turn after their last
+    one, so the partition would neither be read nor fetched any more.
+    """
+    fetcher = consumer._fetcher
+    fetched_records = fetcher.fetched_records
+
+    def fetched(*arguments: Any, **named: Any) -> Any:
+        if not fetcher._next_partition_records:
+            fetcher._next_partition_records = None
+        return fetched_records(*arguments, **named)
+
+    fetcher.fetched_records = fetched
+    return patient(consumer)
 
 
 def patient(consumer: Any) -> Any:

@@ -24,6 +24,7 @@ class Batch:
         pending: what is to be written, by topic.
         rows: rows of Postgres that is.
         records: records read, those that say nothing included.
+        value_bytes: what their values have.
     """
 
     start: dict[Place, int]
@@ -32,6 +33,17 @@ class Batch:
     pending: dict[str, list[Pending]] = field(default_factory=dict)
     rows: int = 0
     records: int = 0
+    value_bytes: int = 0
+
+    def next_of(self, place: Place) -> int:
+        """Return the offset that a partition is read on from."""
+        return self.reached.get(place, self.start.get(place, 0))
+
+    def skip(self, place: Place, offset: int) -> None:
+        """Note that a partition has no record for us before *offset*."""
+        if offset > self.next_of(place):
+            self.reached[place] = offset
+            self.records += 1
 
     def take(self, record: Record, writer: Writer) -> None:
         """Add the next record of its partition."""
@@ -39,6 +51,7 @@ class Batch:
         self.reached[place] = record.offset + 1
         self.arrived_ms.setdefault(place, record.timestamp)
         self.records += 1
+        self.value_bytes += len(record.value or b"")
         pending = writer.accept(record)
         if pending is not None:
             self.pending.setdefault(record.topic, []).append(pending)

@@ -6,7 +6,7 @@ The identity of a dead letter is the position of the record it was made of, so w
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
@@ -14,19 +14,22 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from sinks.queries import query
+from sinks.submissions import Submission, read_submission, say_failed
 from sinks.writers import STAGE, DeadLetter, Pending, Place, Record, Written
 from streams.clock import Clock
 from streams.dead_letters import BOUNDARY_KEY
 from streams.errors import KafkaUnavailableError, Reason
 from streams.kafka_access import access
 from streams.settings import Kafka
-from streams.topics import DEAD_LETTERS
+from streams.topics import DEAD_LETTERS, Stream
 
 TABLE = "dead_letters"
 TEXT_HEADERS = ("reason", "detail", "topic", "stage")
 NUMBER_HEADERS = ("partition", "offset")
 OWN_HEADERS = frozenset((*TEXT_HEADERS, *NUMBER_HEADERS))
 INT32_MAX, INT64_MAX = (1 << 31) - 1, (1 << 63) - 1
+TOPIC_LENGTH_MAX = 249
+"""Of any topic of Kafka; a text of some thousands would be too long for the primary key, and stop the sinks."""
 ACKNOWLEDGE_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_MS = 5_000
 ENVELOPE_BYTES_MAX = 65_536
@@ -49,12 +52,14 @@ class Letter(NamedTuple):
 
 
 class DeadLetterWriter:
-    """The sink of the dead letters."""
+    """The sink of the dead letters; those of submissions are FAILED in the transaction log too."""
 
     topic = DEAD_LETTERS
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, logged: Stream | None = None) -> None:
+        """Describe the sink; *logged* is the stream whose submissions have a log."""
         self._clock = clock
+        self._logged = "" if logged is None else logged.topic
         self._add = query("add_dead_letters")
 
     def accept(self, record: Record) -> Pending | None:
@@ -75,7 +80,17 @@ class DeadLetterWriter:
             columns = zip(*letters, strict=True)
             cursor.execute(self._add, {name: list(column) for name, column in zip(Letter._fields, columns, strict=True)})
             written.counts[TABLE, "written"] = cursor.rowcount
+            say_failed(cursor, failed_among(letters, topic=self._logged))
         return written
+
+
+def failed_among(letters: Sequence[Letter], *, topic: str) -> Iterator[tuple[Submission, int, str]]:
+    """Yield the submissions of a topic that are dead letters, when, and why."""
+    for letter in letters:
+        if topic and letter.topics == topic:
+            found = read_submission(letter.values, partition=letter.partitions, offset=letter.offsets)
+            if found is not None:
+                yield found, letter.times_ms, f"{letter.reasons}: {letter.details}"
 
 
 def read_letter(record: Record, *, at_ms: int) -> Letter:
@@ -83,7 +98,7 @@ def read_letter(record: Record, *, at_ms: int) -> Letter:
     texts = {name: _clean(value) for name, value in record.headers if name in OWN_HEADERS}
     partition, offset = (_number(texts.get(name)) for name in NUMBER_HEADERS)
     place = (texts.get("topic", ""), partition, offset)
-    if not place[0] or not 0 <= partition <= INT32_MAX or not 0 <= offset <= INT64_MAX:
+    if not 0 < len(place[0]) <= TOPIC_LENGTH_MAX or not 0 <= partition <= INT32_MAX or not 0 <= offset <= INT64_MAX:
         place = (record.topic, record.partition, record.offset)
     others = [[_clean(name.encode()), _clean(value)] for name, value in record.headers if name not in OWN_HEADERS]
     texts.setdefault("reason", Reason.BUG)

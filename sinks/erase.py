@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -19,20 +20,23 @@ import psycopg
 from psycopg import sql
 
 from sinks.days import day_of, partition_name
+from sinks.forward import IMMEDIATE
 from sinks.postgres import Postgres, connect
-from sinks.profiles import event_columns
-from sinks.queries import table_name
+from sinks.queries import event_query, table_name
+from sinks.reports import REPORTED, Counts, Seen, save_counts
 from streams.clock import SYSTEM_CLOCK
 from streams.errors import IncompleteAnswerError, SettingsError, TallyError
 from streams.settings import Settings, load_settings
 from streams.statements import Statements
-from streams.topics import USER_TAGS, Stream, changelog_of
+from streams.topics import EVENTS, STREAMS, USER_TAGS, changelog_of
 from tables.erasures import names_user
 
 FAILED = 1
 BAD_SETTINGS = 2
 NOTE = " (erased rows are still in its file)"
 LETTERS = "dead_letters"
+LOG = "txn_log"
+COUNTS = "value_counts"
 SINKS_WITHIN_S = 60.0
 READERS_WITHIN_S = 120.0
 PAUSE_S = 0.5
@@ -44,14 +48,16 @@ class Order(msgspec.Struct, forbid_unknown_fields=True):
     """What to do.
 
     Attributes:
+        topic: of the stream whose users they are.
         before: source offset by partition; later events stay.
         applied: offsets by topic and partition that the sinks must have passed before anything is done.
         wait_only: nothing but that.
-        note_only: that, and note which tables have rows of the users.
+        note_only: that, and note which tables have rows of the users, and count these.
         dry_run: only count.
     """
 
     users: list[str]
+    topic: str = USER_TAGS.topic
     before: dict[int, int] = {}
     applied: dict[str, dict[int, int]] = {}
     wait_only: bool = False
@@ -63,7 +69,7 @@ class Answer(msgspec.Struct):
     """What was done, or would be.
 
     Attributes:
-        events, letters: rows.
+        events, letters: rows that were deleted, or are there; those of the transaction log are not told.
         rewritten: tables whose files were written anew.
         statistics: whether the server let us write its statistics anew, which may hold a user as a frequent value.
     """
@@ -75,17 +81,26 @@ class Answer(msgspec.Struct):
 
 
 class Erasing:
-    """One order on one connection, which it closes with the process."""
+    """One order on one connection."""
 
-    def __init__(self, order: Order, settings: Settings, stream: Stream = USER_TAGS) -> None:
+    def __init__(self, order: Order, settings: Settings, connection: psycopg.Connection) -> None:
+        """Describe the order.
+
+        Raises:
+            SettingsError: there is no such stream.
+        """
         self._order = order
         self._settings = settings
-        self._stream = stream
-        self._connection = connect(settings.postgres.dsn)
-        self._connection.execute(query("set_patience"))
+        self._stream = next((stream for stream in STREAMS if stream.topic == order.topic), USER_TAGS)
+        if self._stream.topic != order.topic:
+            raise SettingsError(f"{order.topic!r} is the topic of no stream")
+        self._connection = connection
         self._dead_left = 0
         self._connection.add_notice_handler(self._note_dead)
-        self._events = {"events": table_name(stream.events_sql), "user": sql.Identifier(event_columns(stream)[0])}
+        self._has_log = self._stream is EVENTS
+        user = sql.Identifier(self._stream.user_sql)
+        self._events = {"events": table_name(self._stream.events_sql), "user": user}
+        self._log = {"events": table_name(LOG), "user": user}
 
     def run(self) -> Answer:
         """Do what is asked; a second run finds nothing, or what the first could not finish.
@@ -93,8 +108,9 @@ class Erasing:
         Raises:
             IncompleteAnswerError: the sinks are behind, or a reader of Postgres still sees what was deleted.
         """
+        self._connection.execute(query("set_patience"))
         if self._order.dry_run:
-            return Answer(self._count_events(), len(self._letters()))
+            return Answer(sum(rows for _, rows in self._holding(self._events)), len(self._letters()))
         self._wait_for_sinks()
         if self._order.wait_only:
             return Answer()
@@ -102,18 +118,22 @@ class Erasing:
         with self._connection.transaction():
             self._note_today()
             if self._order.note_only:
-                self._note_holding()
-                return answer
+                return Answer(self._note_holding())
             answer.events = self._delete_events()
             answer.letters = self._delete_letters()
         answer.rewritten = self._rewrite()
-        self._connection.execute(query("analyze_events", events=self._events["events"]))
+        for names in (self._events, self._log) if self._has_log else (self._events,):
+            self._connection.execute(query("analyze_events", events=names["events"]))
         answer.statistics = self._rewrite_statistics()
         return answer
 
     def _wait_for_sinks(self) -> None:
         """Return when the sinks have written all that speaks of the users; what they write later is without them."""
         wanted = {topic: ends for topic, ends in self._order.applied.items() if self._is_read(topic)}
+        if self._has_log and self._settings.sinks.events:
+            wanted[self._stream.topic] = self._order.before  # Else the log would tell of them afterwards.
+            if self._settings.sinks.events_forward != IMMEDIATE:
+                self._connection.execute(event_query("ask_forward"))
         until_s = SYSTEM_CLOCK.monotonic_s() + SINKS_WITHIN_S
         postgres = Postgres(self._settings.postgres.dsn)
         try:
@@ -125,7 +145,8 @@ class Erasing:
             postgres.close()
 
     def _is_read(self, topic: str) -> bool:
-        return self._settings.sinks.user_events or topic != changelog_of(self._stream.rows_table)
+        has_rows = self._settings.sinks.events if self._has_log else self._settings.sinks.user_events
+        return has_rows or topic != changelog_of(self._stream.rows_table)
 
     def _behind(self, postgres: Postgres, wanted: dict[str, dict[int, int]]) -> str:
         """Return the first place that the sinks have not reached."""
@@ -136,33 +157,57 @@ class Erasing:
                     return f"{topic} partition {partition} up to offset {end}"
         return ""
 
-    def _count_events(self) -> int:
-        row = self._connection.execute(query("count_events", **self._events), {"users": self._order.users}).fetchone()
-        return int(row[0]) if row else 0
+    def _holding(self, names: Mapping[str, sql.Composable]) -> list[tuple[str, int]]:
+        """Return the tables that have rows of the users now, and how many."""
+        return self._connection.execute(query("tables_holding", **names), {"users": self._order.users}).fetchall()
 
     def _delete_events(self) -> int:
+        """Delete the rows, what the log says of them, and what the reports have counted; return how many rows went."""
         values = {
             "users": self._order.users,
             "partitions": list(self._order.before),
             "befores": list(self._order.before.values()),
         }
-        found = self._connection.execute(query("erase_events", **self._events), values).fetchall()
-        for table, _ in found:
-            self._note(table)
-        return sum(rows for _, rows in found)
+        if not self._has_log:
+            return self._delete_from(self._events, values)
+        rows = self._delete_submissions(values)
+        self._delete_from(self._log, values)
+        return rows
 
-    def _note_holding(self) -> None:
-        """Note the tables that have rows of the users now."""
-        for (table,) in self._connection.execute(
-            query("tables_holding", **self._events), {"users": self._order.users}
-        ).fetchall():
+    def _delete_from(self, names: Mapping[str, sql.Composable], values: dict[str, Any]) -> int:
+        return self._note_all(self._connection.execute(query("erase_events", **names), values).fetchall())
+
+    def _delete_submissions(self, values: dict[str, Any]) -> int:
+        statement, reported = query("erase_submissions", **self._events), {"reported": list(REPORTED)}
+        with self._connection.cursor() as cursor:
+            found = cursor.execute(statement, values | reported).fetchall()
+            counts = Counts({Seen(*fields): -rows for table, *fields, rows in found if table is None})
+            save_counts(cursor, counts, today=day_of(SYSTEM_CLOCK.now_ms()))
+            if cursor.execute(query("erase_counts")).rowcount:
+                self._note(f"tally.{COUNTS}")
+        return self._note_all([(table, rows) for table, *_, rows in found if table is not None])
+
+    def _note_all(self, found: Iterable[tuple[str, int]]) -> int:
+        """Note the tables that lose rows, and return how many."""
+        rows = 0
+        for table, number in found:
             self._note(table)
+            rows += number
+        return rows
+
+    def _note_holding(self) -> int:
+        """Note the tables that have rows of the users now, and return how many of them are events."""
+        if self._has_log:
+            self._note_all(self._holding(self._log))
+        return self._note_all(self._holding(self._events))
 
     def _note_today(self) -> None:
         """Note the table that rows may come into, and be deleted from, while this is being done."""
         name = partition_name(self._stream.events_sql, day_of(SYSTEM_CLOCK.now_ms()))
         for (table,) in self._connection.execute(query("find_table"), {"name": f"tally.{name}"}).fetchall():
             self._note(table)
+        if self._has_log:
+            self._note(f"tally.{LOG}")
 
     def _letters(self) -> list[tuple[str, int, int]]:
         """Return the identities of the users' dead letters."""
@@ -222,7 +267,9 @@ class Erasing:
             self._dead_left += int(match[1])
 
     def _rewrite_statistics(self) -> bool:
+        row = self._connection.execute(query("can_clear_statistics")).fetchone()
         try:
+            self._connection.execute(query("clear_statistics" if row and row[0] else "delete_statistics"))
             self._connection.execute(query("rewrite_statistics"))
             self._connection.execute(query("checkpoint"))
         except psycopg.errors.InsufficientPrivilege:
@@ -235,6 +282,18 @@ def _identifier(table: str) -> sql.Identifier:
     return sql.Identifier(*(part.strip('"') for part in table.split(".")))
 
 
+def erase(order: Order, settings: Settings) -> Answer:
+    """Do an order on a connection of its own; see `Erasing.run`.
+
+    Raises:
+        SettingsError: there is no such stream.
+        IncompleteAnswerError: the sinks are behind, or a reader of Postgres still sees what was deleted.
+        psycopg.Error: as Postgres raised it.
+    """
+    with closing(connect(settings.postgres.dsn)) as connection:
+        return Erasing(order, settings, connection).run()
+
+
 def main(lines: Iterable[str]) -> int:
     """Do what the lines, one JSON document, say; write the answer as JSON, or one line of error."""
     try:
@@ -242,7 +301,7 @@ def main(lines: Iterable[str]) -> int:
         settings = load_settings()
         if not settings.postgres.dsn:
             raise SettingsError("postgres.dsn is empty")
-        answer: Any = Erasing(order, settings).run()
+        answer: Any = erase(order, settings)
     except msgspec.DecodeError:
         sys.stderr.write("erase: standard input is no order; run `python -m agents.erase`\n")
         return BAD_SETTINGS

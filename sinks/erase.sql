@@ -5,11 +5,8 @@
 SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
        set_config('idle_in_transaction_session_timeout', '0', false), set_config('lc_messages', 'C', false);
 
--- name: count_events
-SELECT count(*) FROM {events} WHERE {user} = ANY (%(users)s::text[]);
-
 -- name: tables_holding
-SELECT DISTINCT tableoid::regclass::text FROM {events} WHERE {user} = ANY (%(users)s::text[]);
+SELECT tableoid::regclass::text, count(*) FROM {events} WHERE {user} = ANY (%(users)s::text[]) GROUP BY tableoid;
 
 -- name: find_table
 SELECT to_regclass(%(name)s)::text WHERE to_regclass(%(name)s) IS NOT NULL;
@@ -24,6 +21,25 @@ WITH erased AS (
     RETURNING e.tableoid
 )
 SELECT tableoid::regclass::text, count(*) FROM erased GROUP BY tableoid;
+
+-- name: erase_submissions
+-- The same, and what the reports have counted of what went.
+WITH erased AS (
+    DELETE FROM {events} e
+     USING unnest(%(partitions)s::integer[], %(befores)s::bigint[]) AS w (source_partition, before)
+     WHERE e.{user} = ANY (%(users)s::text[])
+       AND e.source_partition = w.source_partition AND e.source_offset < w.before
+    RETURNING e.tableoid, e.source_partition, e.datapoint, (e.occurred_at AT TIME ZONE 'UTC')::date AS day, e.value
+)
+SELECT tableoid::regclass::text, NULL, NULL, NULL, NULL, count(*) FROM erased GROUP BY tableoid
+UNION ALL
+SELECT NULL, datapoint, day, source_partition, value, count(*) FROM erased
+ WHERE datapoint = ANY (%(reported)s::text[]) AND value <> ''
+ GROUP BY datapoint, day, source_partition, value;
+
+-- name: erase_counts
+-- A text that no row has any more may be about who is erased. The sinks leave some too: they delete rows before we do.
+DELETE FROM tally.value_counts WHERE value_count = 0;
 
 -- name: read_letters
 SELECT source_topic, source_partition, source_offset, record_key, record_value, record_headers FROM tally.dead_letters;
@@ -53,6 +69,24 @@ VACUUM (FULL, VERBOSE, ANALYZE) {table};
 -- name: analyze_events
 -- Frequent values and bounds of the columns are kept in the statistics, of the whole table too.
 ANALYZE {events};
+
+-- name: can_clear_statistics
+-- Since Postgres 18.
+SELECT to_regproc('pg_catalog.pg_clear_attribute_stats') IS NOT NULL;
+
+-- name: clear_statistics
+-- ANALYZE leaves those of a table as they were when it finds no row in it.
+SELECT pg_clear_attribute_stats(s.schemaname, s.tablename, s.attname, s.inherited)
+  FROM pg_stats s
+  JOIN pg_namespace n ON n.nspname = s.schemaname
+  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.tablename
+ WHERE s.schemaname = 'tally' AND c.reltuples = 0;
+
+-- name: delete_statistics
+-- The same by hand, for which Postgres wants a superuser.
+DELETE FROM pg_catalog.pg_statistic s
+ USING pg_class c, pg_namespace n
+ WHERE c.oid = s.starelid AND n.oid = c.relnamespace AND n.nspname = 'tally' AND c.reltuples = 0;
 
 -- name: rewrite_statistics
 VACUUM (FULL) pg_catalog.pg_statistic;

@@ -8,25 +8,28 @@ The truth about what has been written is `sink_offsets`, which moves in the tran
 3. A failure rolls all of it back and the same batch is tried again, for as long as it takes, while the consumer is polled
    with its partitions paused: it stays in its group and takes no memory.
 4. Kafka is told the offsets afterwards, for tools that show lag. Nothing reads them.
+
+What may not be written yet (sinks/forward.py) is not read: its partition is paused at the first such record.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, Protocol
 
 import psycopg
-from kafka import ConsumerRebalanceListener
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from sinks.batch import Batch, PositionLostError
+from sinks.forward import QUIET_S, Forward
 from sinks.observe import Observer
 from sinks.postgres import Postgres, Remedy, lock_positions, move_positions, remedy_of
+from sinks.rebalances import Rebalances
 from sinks.retention import Retention
 from sinks.writers import DeadLetter, Place, Writer, Written
 from streams.clock import Clock
@@ -44,6 +47,9 @@ POLL_RECORDS_MAX = 64
 """Records come decompressed from the consumer's own buffer, so few at a time cost nothing."""
 BATCH_RECORDS_MAX = 20_000
 """Records that say nothing cost memory too, and their offsets want to be written."""
+BATCH_BYTES_MAX = 64 * 1024 * 1024
+"""Of values: rows may be large."""
+POSITION_TIMEOUT_MS = 1_000
 RETRY_PAUSE_S = 0.2
 RETRY_PAUSE_S_MAX = 5.0
 
@@ -64,33 +70,13 @@ class Letters(Protocol):
         ...
 
 
-class Rebalances(ConsumerRebalanceListener):
-    """Remembers that the assignment changes. Called on the consumer's own thread, so it does nothing else.
-
-    Attributes:
-        happened: what is in memory, and every position, is of an assignment that is over.
-        under_way: there is no next assignment yet.
-    """
-
-    def __init__(self) -> None:
-        self.happened = Event()
-        self.under_way = Event()
-
-    def on_partitions_revoked(self, revoked: Any) -> None:
-        self.under_way.set()
-        self.happened.set()
-
-    def on_partitions_assigned(self, assigned: Any) -> None:
-        self.happened.set()
-        self.under_way.clear()
-
-    def on_partitions_lost(self, lost: Any) -> None:
-        self.on_partitions_revoked(lost)
-
-
 @dataclass(kw_only=True)
 class SinkLoop:
-    """The loop and what it works with."""
+    """The loop and what it works with.
+
+    Attributes:
+        marked: topics in which a transaction's marker, which is no record, may lie last.
+    """
 
     consumer: Any
     postgres: Postgres
@@ -101,9 +87,12 @@ class SinkLoop:
     settings: Sinks
     clock: Clock
     stop: Event
+    forward: Forward = field(default_factory=Forward)
+    marked: Collection[str] = ()
     _rebalances: Rebalances = field(default_factory=Rebalances)
     _batch: Batch = field(default_factory=lambda: Batch(start={}))
     _batch_since_s: float = 0.0
+    _forwarded_at_s: float = 0.0
     _subscribed_at_s: float = 0.0
 
     def run(self) -> None:
@@ -152,16 +141,36 @@ class SinkLoop:
     def _read(self) -> None:
         """Poll once, and write when it is time."""
         polled = self.consumer.poll(timeout_ms=self._poll_timeout_ms(), max_records=POLL_RECORDS_MAX)
-        for records in polled.values():
+        for place, records in polled.items():
             for record in records:
                 if self._rebalances.happened.is_set():
                     return  # These were read from positions that may not be ours: thrown away, and read again.
+                if self.forward.stops(Place(*place), record.offset):
+                    self._stop_at(TopicPartition(*place), record.offset)
+                    break
                 self._take(record)
         if self._batch.records and self._due_in_s() <= 0:
             self._flush()
 
+    def _stop_at(self, place: TopicPartition, offset: int) -> None:
+        """Leave a record, and what comes after it, for later."""
+        try:
+            self.consumer.seek(place, offset)
+            self.consumer.pause(place)
+        except (KeyError, ValueError):
+            self._rebalances.happened.set()  # The assignment changed meanwhile.
+
     def _due_in_s(self) -> float:
-        return self._batch_since_s + self.settings.flush_interval_s - self.clock.monotonic_s()
+        due_s = self._batch_since_s + self.settings.flush_interval_s
+        if self._is_forwarding():
+            due_s = max(due_s, self._forwarded_at_s + QUIET_S)
+        return due_s - self.clock.monotonic_s()
+
+    def _is_forwarding(self) -> bool:
+        """Say whether the batch has some of what a window lets through, and not yet all of it."""
+        batch, held = self._batch, self.forward.held(self._batch.start)
+        begun = any(place in batch.reached for place in held)
+        return begun and any(not self.forward.stops(place, batch.next_of(place)) for place in held)
 
     def _poll_timeout_ms(self) -> int:
         """Return how long to wait for records: not far past the time when those that wait are due."""
@@ -172,12 +181,20 @@ class SinkLoop:
         if not self._batch.records:
             self._batch_since_s = self.clock.monotonic_s()
         self._batch.take(record, self._by_topic[record.topic])
-        if self._batch.rows >= self.settings.batch_rows_max or self._batch.records >= BATCH_RECORDS_MAX:
+        if self.forward.held([Place(record.topic, record.partition)]):
+            self._forwarded_at_s = self.clock.monotonic_s()
+        if self._is_full():
             self._flush()
+
+    def _is_full(self) -> bool:
+        batch = self._batch
+        is_large = batch.rows >= self.settings.batch_rows_max or batch.value_bytes >= BATCH_BYTES_MAX
+        return is_large or batch.records >= BATCH_RECORDS_MAX
 
     def _begin_again(self) -> None:
         """Throw away what is in memory and seek every partition to what Postgres has."""
         self._batch = Batch(start={})
+        self.forward.begin()
         self._rebalances.happened.clear()
         assigned = sorted(Place(*place) for place in self.consumer.assignment())
         if not assigned:
@@ -192,12 +209,19 @@ class SinkLoop:
         try:
             for place in assigned:
                 self.consumer.seek(TopicPartition(*place), max(start[place], firsts[place]))
-            self.consumer.resume(*(TopicPartition(*place) for place in assigned))
+            self._batch = Batch(start=start)
+            self._resume()
         except (KeyError, ValueError):
             self._rebalances.happened.set()  # The assignment changed meanwhile.
             return
-        self._batch = Batch(start=start)
         log.info("reading %d partitions, %d records behind", len(assigned), self.observer.lag(ends, start))
+
+    def _resume(self) -> None:
+        """Read on from every partition but those that hold back what comes next."""
+        assigned = {Place(*place) for place in self.consumer.assignment()}
+        stopped = {place for place in self.forward.held(assigned) if self.forward.stops(place, self._batch.next_of(place))}
+        self.consumer.pause(*(TopicPartition(*place) for place in stopped))
+        self.consumer.resume(*(TopicPartition(*place) for place in sorted(assigned - stopped)))
 
     def _check_bounds(self, place: Place, position: int | None, *, first: int, end: int) -> None:
         gone = check_bounds(place, position, first=first, end=end, accept_lost=self.settings.accept_lost_records)
@@ -283,20 +307,44 @@ class SinkLoop:
                 self.consumer.pause(*self.consumer.assignment())
                 if self.consumer.poll(timeout_ms=int(1000 * min(left_s, POLL_S_MAX)) + 1, max_records=1):
                     self._rebalances.happened.set()  # From a partition that was just given to us, and is not sought yet.
-            self.consumer.resume(*self.consumer.assignment())
+            self._resume()
         except (KafkaError, KeyError):
             self._rebalances.happened.set()
             self.stop.wait(pause_s)
 
     def _keep_house(self) -> None:
-        """Ask both services for a sign of life now and then, and drop what is too old."""
+        """Ask both services for a sign of life now and then, look for windows, and drop what is too old."""
+        if self.forward.is_due():
+            self._look_forward()
         if self.observer.is_due():
+            self._skip_markers()
             self.observer.look(self._batch, lambda: self.retention.days_ahead(self.postgres.connection()))
         if self.retention.is_due():
             try:
                 self.retention.sweep(self.postgres.connection())
             except psycopg.Error as error:
                 self._give_up_or_retry(error, attempt=0)
+
+    def _look_forward(self) -> None:
+        """Read on where a window has begun, or somebody has asked."""
+        if self._rebalances.happened.is_set():
+            return
+        places = {place: self._batch.next_of(place) for place in self.forward.held(self._batch.start)}
+        try:
+            if self.forward.look(self.postgres.connection(), places, lambda opening: self.observer.bounds(opening)[1]):
+                self._resume()
+        except psycopg.Error as error:
+            self._give_up_or_retry(error, attempt=0)
+        except KeyError:
+            self._rebalances.happened.set()  # The assignment changed meanwhile.
+
+    def _skip_markers(self) -> None:
+        """Move past what Kafka gives to nobody, or we would seem to lag behind it for as long as nothing follows."""
+        places = [place for place in self._batch.start if place.topic in self.marked and place not in self._batch.reached]
+        positions = {place: self.consumer.position(TopicPartition(*place), timeout_ms=POSITION_TIMEOUT_MS) for place in places}
+        if not self._rebalances.happened.is_set():  # Else they may be those of another assignment.
+            for place, position in positions.items():
+                self._batch.skip(place, position or 0)
 
 
 def check_bounds(place: Place, position: int | None, *, first: int, end: int, accept_lost: bool) -> int:

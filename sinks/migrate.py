@@ -62,10 +62,10 @@ def check_revision(connection: psycopg.Connection) -> None:
         raise MigrationError(f"postgres has schema {found!r}, this code needs {wanted!r}; run `python -m sinks migrate`")
 
 
-def migrate(dsn: str, *, revision: str = "head") -> str:
-    """Bring the schema to *revision* and return one line that says what was done; a second call does nothing.
+def migrate(dsn: str, *, revision: str = "head", who: str = "") -> str:
+    """Bring the schema to *revision*, forth or back, and return one line that says what was done; a second call does nothing.
 
-    Each migration is a transaction. Two migrators take turns.
+    Each migration is a transaction, which also notes that *who* did it (streams/audit.py). Two migrators take turns.
 
     Raises:
         MigrationError: with one line.
@@ -73,7 +73,7 @@ def migrate(dsn: str, *, revision: str = "head") -> str:
     try:
         with _migrator(dsn) as connection:
             before = revision_of(connection)
-            _to(dsn, connection, revision)
+            _to(dsn, connection, revision, who=who)
             after = revision_of(connection)
     except psycopg.errors.LockNotAvailable as error:
         raise MigrationError("another migrator, or a long query, holds a lock that we need; try again") from error
@@ -94,7 +94,7 @@ def _migrator(dsn: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def _to(dsn: str, lock: psycopg.Connection, revision: str) -> None:
+def _to(dsn: str, lock: psycopg.Connection, revision: str, *, who: str) -> None:
     lock.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(SCHEMA)))
     options = f"-c lock_timeout={LOCK_TIMEOUT_S}s"
     engine = sqlalchemy.create_engine(
@@ -104,12 +104,19 @@ def _to(dsn: str, lock: psycopg.Connection, revision: str) -> None:
     )
     config = _config()
     with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        if revision == "base" or revision.startswith("-"):
+        config.attributes.update(connection=connection, who=who)
+        if revision in ("base", *_before(config, revision_of(lock))) or revision.startswith("-"):
             command.downgrade(config, revision)
         else:
             command.upgrade(config, revision)
     engine.dispose()
+
+
+def _before(config: Config, revision: str | None) -> set[str]:
+    """Return the revisions that lead to one: Alembic takes the way to one of them for done."""
+    if revision is None:
+        return set()
+    return {script.revision for script in ScriptDirectory.from_config(config).walk_revisions("base", revision)} - {revision}
 
 
 def _config() -> Config:

@@ -12,6 +12,7 @@ from kafka.errors import KafkaError
 from kafka.structs import TopicPartition
 
 from sinks.batch import Batch
+from sinks.forward import Forward
 from sinks.health import Health
 from sinks.postgres import Postgres, class_of
 from sinks.writers import Place, Written
@@ -41,22 +42,28 @@ def _is_up(health: Health, service: str) -> bool:
 
 
 class Observer:
-    """Watches one loop; called by its thread only."""
+    """Watches one loop; called by its thread only.
+
+    Attributes:
+        clock: the loop's too.
+        forward: what may not be written yet; it is no lag.
+    """
 
     def __init__(self, consumer: Any, postgres: Postgres, *, metrics: SinkMetrics, health: Health, clock: Clock) -> None:
         self._consumer = consumer
         self._postgres = postgres
         self._metrics = metrics
         self._health = health
-        self._clock = clock
+        self.clock = clock
         self._looked_at_s = float("-inf")
         self._outages: dict[str, float] = {}
         self._lags: dict[Place, LagClock] = {}
         self._latency = metrics.latency.labels(POSTGRES_STAGE)
+        self.forward = Forward()
 
     def is_due(self) -> bool:
         """Return whether it is time to look again."""
-        return self._clock.monotonic_s() - self._looked_at_s >= LOOK_INTERVAL_S
+        return self.clock.monotonic_s() - self._looked_at_s >= LOOK_INTERVAL_S
 
     def look(self, batch: Batch, days_ahead: Callable[[], Mapping[str, int]]) -> None:
         """Ask Kafka and Postgres for a sign of life, set the lag of what waits, and how many days there is room for."""
@@ -72,7 +79,7 @@ class Observer:
 
     def look_at_kafka(self, batch: Batch) -> None:
         """Ask Kafka for a sign of life, and set the lag: while Postgres is down it grows, and somebody wants to see that."""
-        self._looked_at_s = self._clock.monotonic_s()
+        self._looked_at_s = self.clock.monotonic_s()
         positions = batch.start
         places = [TopicPartition(*place) for place in positions] or [TopicPartition(DEAD_LETTERS, 0)]
         try:
@@ -105,6 +112,7 @@ class Observer:
         Args:
             arrived_ms: when the first record that waits was written, Unix time, where that has been read.
         """
+        ends = {place: self.forward.due_end(place, end) for place, end in ends.items()}
         gauges = (self._metrics.lag, self._metrics.lag_seconds)
         for place in {*self._lags}.difference(positions):
             del self._lags[place]
@@ -117,7 +125,7 @@ class Observer:
     def _show_lag(self, place: Place, position: int, end: int, arrived_ms: int | None) -> None:
         arrived_s = None if arrived_ms is None else arrived_ms / 1000
         clock = self._lags.setdefault(place, LagClock())
-        seconds = clock.seconds(position, end, now_s=self._clock.now_ms() / 1000, arrived_at_s=arrived_s)
+        seconds = clock.seconds(position, end, now_s=self.clock.now_ms() / 1000, arrived_at_s=arrived_s)
         labels = (place.topic, str(place.partition))
         self._metrics.lag.labels(*labels).set(max(0, end - position))
         self._metrics.lag_seconds.labels(*labels).set(seconds)
@@ -132,11 +140,13 @@ class Observer:
                 self._metrics.refused.labels(table).inc(count)
             else:
                 self._metrics.rows.labels(table, what).inc(count)
+        for table, rows in written.copies:
+            self._metrics.copy_rows.labels(table).observe(rows)
         self._metrics.seconds.observe(seconds)
         self._metrics.records.observe(batch.records)
-        self._metrics.last_success.set(self._clock.now_ms() / 1000)
+        self._metrics.last_success.set(self.clock.now_ms() / 1000)
         if batch.arrived_ms:
-            self._latency.observe(max(0, self._clock.now_ms() - min(batch.arrived_ms.values())) / 1000)
+            self._latency.observe(max(0, self.clock.now_ms() - min(batch.arrived_ms.values())) / 1000)
         if written.refused:
             log.error("put %d dead letters aside instead of writing them", len(written.refused))
 
@@ -151,7 +161,7 @@ class Observer:
             if isinstance(error, psycopg.OperationalError) and class_of(error) in ("none", "08", "57"):
                 self._health.postgres_failed()
         if service not in self._outages:
-            self._outages[service] = self._clock.monotonic_s()
+            self._outages[service] = self.clock.monotonic_s()
             log.warning("%s does not take what we have; trying until it does: %s", service, message)
 
     def recovered(self) -> None:
@@ -162,4 +172,4 @@ class Observer:
     def _recovered(self, service: str) -> None:
         since_s = self._outages.pop(service, None)
         if since_s is not None:
-            log.warning("%s is back after %.1f s", service, self._clock.monotonic_s() - since_s)
+            log.warning("%s is back after %.1f s", service, self.clock.monotonic_s() - since_s)

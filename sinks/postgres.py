@@ -33,7 +33,8 @@ class Remedy(Enum):
     """The schema or the rights are at fault: a human must look."""
 
 
-ISOLATED_CLASSES = frozenset({"22", "23"})
+ISOLATED_CLASSES = frozenset({"22", "23", "54"})
+"""Data, constraints, and limits of a statement: nested too deep, too long for an index."""
 STOPPING_CLASSES = frozenset({"0A", "3F", "42"})
 
 

@@ -1,4 +1,4 @@
-"""Write rows of events: one row of Postgres for each row of a profile, identified by partition and source offset.
+"""Write rows of events: those of one event by its partition and source offset, which are their identity.
 
 A second delivery changes nothing: the rows of a span are deleted before they are written, in the same transaction. Spans
 may overlap, for a worker that starts again cuts them otherwise, but each holds all rows of its offsets.
@@ -27,6 +27,8 @@ from tables.profiles import INVERSE, Row, RowCodec, SpanKey, decode_span
 
 SPAN_KEY_BYTES = 16
 INT64_MAX = (1 << 63) - 1
+OF_NO_PROFILE = b"\xfe"
+"""From this byte on a key is that of no user, whose UTF-8 has none: what tells duplicates begins with it (docs/data.md)."""
 
 
 class Span(NamedTuple):
@@ -47,17 +49,18 @@ class Range(NamedTuple):
 
 
 class RowWriter:
-    """The sink of one stream's rows."""
+    """The sink of one stream's rows, one row of Postgres an event; `sinks/events.py` makes several of one."""
 
-    def __init__(self, stream: Stream, days: DayPartitions) -> None:
+    def __init__(self, stream: Stream, days: DayPartitions, columns: tuple[str, ...] = ()) -> None:
+        """Describe the sink; *columns* are those of an event, in the order of its values (default: `event_columns`)."""
         self.stream = stream
         self.days = days
         self.topic = changelog_of(stream.rows_table)
-        self._codec = RowCodec(stream)
-        self.columns = ("stored_on", "source_partition", "source_offset", *event_columns(stream))
-        events = table_name(stream.events_sql)
-        self._delete = query("delete_events", events=events)
-        self._copy = query("copy_rows", table=events, columns=column_names(self.columns))
+        self.codec = RowCodec(stream)
+        self.columns = ("stored_on", "source_partition", "source_offset", *(columns or event_columns(stream)))
+        self.events = table_name(stream.events_sql)
+        self._delete = query("delete_events", events=self.events)
+        self._copy = query("copy_rows", table=self.events, columns=column_names(self.columns))
 
     def accept(self, record: Record) -> Pending | None:
         """Return the rows of a span, none where all of them were erased; a record of another kind says nothing."""
@@ -72,16 +75,30 @@ class RowWriter:
             return unreadable(record, "not a span of rows: offsets out of range")
         rows, refused = self._decode(record, key, pairs)
         span = Span(record.partition, key, self.days.arrival_day(record.timestamp), rows)
-        return Pending(Place(record.topic, record.partition), record.offset, len(pairs), span, tuple(refused))
+        return Pending(Place(record.topic, record.partition), record.offset, self.count(rows), span, tuple(refused))
+
+    def check(self, row: Row) -> None:
+        """Refuse a row that cannot be written.
+
+        Raises:
+            ValueError, msgspec.MsgspecError: what it keeps is not what the stream declares.
+        """
+
+    def count(self, rows: Sequence[Row]) -> int:
+        """Return how many rows of Postgres these are."""
+        return len(rows)
 
     def _decode(self, record: Record, key: SpanKey, pairs: list[tuple[bytes, bytes]]) -> tuple[list[Row], list[DeadLetter]]:
         rows: list[Row] = []
         refused: list[DeadLetter] = []
         for row_key, value in pairs:
+            if row_key[:1] >= OF_NO_PROFILE:
+                continue
             try:
-                row = self._codec.decode(row_key, value)
+                row = self.codec.decode(row_key, value)
                 if not key.first <= row.offset <= key.last or len(row.kept) != len(self.stream.kept):
                     raise ValueError("not a row of this span")
+                self.check(row)
                 rows.append(row)
             except (ValueError, TypeError, OverflowError, AttributeError, msgspec.MsgspecError, struct.error) as error:
                 offset = INVERSE - int.from_bytes(row_key[-8:], "big")
@@ -98,29 +115,54 @@ class RowWriter:
         """Replace the rows of the spans that are pending."""
         spans = newest_versions(item.content for item in pending if item.content)
         written = Written()
-        if not spans:
-            return written
-        ranges = [range_._asdict() for range_ in covered(spans)]
-        cursor.executemany(self._delete, ranges)
-        written.counts[self.stream.events_sql, "deleted"] = max(cursor.rowcount, 0)
-        rows = list(distinct(spans))
-        lines = render_lines([values_of(span, row) for span, row in rows])
-        if isolate:
-            self._write_isolated(cursor, rows, lines, written)
-        else:
-            copy(cursor, self._copy, ["".join(lines)])
-        written.counts[self.stream.events_sql, "written"] = len(lines) - len(written.refused)
+        if spans:
+            gone, report = self.delete(cursor, list(covered(spans)))
+            written.counts[self.stream.events_sql, "deleted"] = gone
+            found = list(distinct(spans))
+            refused = self._insert(cursor, found, written, isolate=isolate)
+            kept = [pair for index, pair in enumerate(found) if index not in refused]
+            written.counts[self.stream.events_sql, "written"] = self.count([row for _, row in kept])
+            self.finish(cursor, spans, kept, report)
         return written
 
-    def _write_isolated(self, cursor: psycopg.Cursor, rows: list[tuple[Span, Row]], lines: list[str], written: Written) -> None:
-        for index, error in copy_isolated(cursor, self._copy, lines).items():
-            span, row = rows[index]
+    def delete(self, cursor: psycopg.Cursor, ranges: Sequence[Range]) -> tuple[int, Any]:
+        """Delete the rows of *ranges*; return how many, and what `finish` wants to know of them."""
+        cursor.executemany(self._delete, [range_._asdict() for range_ in ranges])
+        return max(cursor.rowcount, 0), None
+
+    def render(self, found: Sequence[tuple[Span, Row]]) -> list[str]:
+        """Return the lines of COPY of each event as one text: they are written together, or none is."""
+        return render_lines([values_of(span, row) for span, row in found])
+
+    def pieces(self, found: Sequence[tuple[Span, Row]]) -> Iterable[slice]:
+        """Yield which events go into one COPY."""
+        yield slice(0, len(found))
+
+    def finish(self, cursor: psycopg.Cursor, spans: Sequence[Span], kept: Sequence[tuple[Span, Row]], report: Any) -> None:
+        """Do what else belongs into the transaction of the rows of *kept*; nothing for rows that are events."""
+
+    def _insert(
+        self, cursor: psycopg.Cursor, found: list[tuple[Span, Row]], written: Written, *, isolate: bool
+    ) -> dict[int, psycopg.Error]:
+        """Write the events, and return the error of each that was refused, by its index."""
+        texts = self.render(found)
+        if not found:
+            return {}
+        if not isolate:
+            for piece in self.pieces(found):
+                copy(cursor, self._copy, ["".join(texts[piece])])
+                written.copies.append((self.stream.events_sql, self.count([row for _, row in found[piece]])))
+            return {}
+        refused = copy_isolated(cursor, self._copy, texts)
+        for index, error in refused.items():
+            span, row = found[index]
             written.counts[self.stream.events_sql, "refused"] += 1
             written.refused.append(self._refuse(span, row, error))
+        return refused
 
     def _refuse(self, span: Span, row: Row, error: psycopg.Error) -> DeadLetter:
         """Return a row as the event it was, under the position of the event."""
-        event = msgspec.json.encode(self._codec.event_of(row))
+        event = msgspec.json.encode(self.codec.event_of(row))
         place = (self.stream.topic, span.partition, row.offset)
         return DeadLetter(*place, Reason.REFUSED_BY_POSTGRES, name_error(error), row.user.encode(), event)
 

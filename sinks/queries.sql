@@ -182,16 +182,16 @@ DELETE FROM {cells} WHERE stored_on = %(stored_on)s AND {at} = to_timestamp(%(st
 
 -- name: roll_hour
 -- From minutes into every slice at once; the number of a slice has a bit for each dimension that is kept.
-INSERT INTO {cells} (stored_on, hour_at, slice, {dimensions}, event_count, {sums})
-SELECT stored_on, to_timestamp(%(start)s), {number}, {dimensions}, sum(event_count), {added}
+INSERT INTO {cells} (stored_on, hour_at, slice, {dimensions}, {measures})
+SELECT stored_on, to_timestamp(%(start)s), {number}, {dimensions}, {added}
   FROM {minutes}
  WHERE stored_on = %(stored_on)s AND minute_at >= to_timestamp(%(start)s) AND minute_at < to_timestamp(%(end)s)
  GROUP BY stored_on, GROUPING SETS ({sets});
 
 -- name: roll_day
 -- From whole hours, slice by slice.
-INSERT INTO {cells} (stored_on, day_at, slice, {dimensions}, event_count, {sums})
-SELECT stored_on, to_timestamp(%(start)s), slice, {dimensions}, sum(event_count), {added}
+INSERT INTO {cells} (stored_on, day_at, slice, {dimensions}, {measures})
+SELECT stored_on, to_timestamp(%(start)s), slice, {dimensions}, {added}
   FROM {hours}
  WHERE stored_on = %(stored_on)s AND hour_at >= to_timestamp(%(start)s) AND hour_at < to_timestamp(%(end)s)
  GROUP BY stored_on, slice, {dimensions};
@@ -216,10 +216,10 @@ WITH open AS (
      USING open o
      WHERE c.stored_on = o.stored_on AND c.stored_on < %(kept_from)s AND c.source_partition = o.source_partition
        AND c.bucket = o.bucket AND c.minute_at = o.minute_at
-    RETURNING c.source_partition, c.bucket, c.minute_at, {dimensions}, c.event_count, {sums}
+    RETURNING c.source_partition, c.bucket, c.minute_at, {dimensions}, {measures}
 )
-INSERT INTO {minutes} (stored_on, source_partition, bucket, minute_at, {dimensions}, event_count, {sums})
-SELECT %(today)s, source_partition, bucket, minute_at, {dimensions}, event_count, {sums} FROM moved;
+INSERT INTO {minutes} (stored_on, source_partition, bucket, minute_at, {dimensions}, {measures})
+SELECT %(today)s, source_partition, bucket, minute_at, {dimensions}, {measures} FROM moved;
 
 -- name: move_open_versions
 UPDATE {blocks} b

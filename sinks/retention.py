@@ -1,4 +1,4 @@
-"""Drop what was kept long enough, at start and once an hour: days and their blocks' versions, rollups, dead letters.
+"""Drop what was kept long enough, at start and once an hour: days and their blocks' versions, rollups, dead letters, the log.
 
 The minutes of a day go in the transaction that makes final what is rolled up of them, once it is whole (sinks/rollups.py).
 """
@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import psycopg
 
+from sinks import submissions
 from sinks.blocks import blocks_sql
 from sinks.days import DayPartitions, day_of
-from sinks.queries import query, table_name
+from sinks.queries import event_query, query, table_name
 from sinks.rollups import Due, Rollups, roll_due
 from streams.clock import Clock
 from streams.settings import Sinks
@@ -47,7 +48,7 @@ class Retention:
             StreamDays(
                 stream,
                 DayPartitions(stream.cells_sql, days=settings.minute_cells_days, clock=clock),
-                DayPartitions(stream.events_sql, days=settings.user_events_days, clock=clock),
+                DayPartitions(stream.events_sql, days=events_days(settings, stream), clock=clock),
             )
             for stream in streams
         ]
@@ -69,7 +70,14 @@ class Retention:
                 log.info("dropped %s", ", ".join(dropped))
         kept_from_ms = self._clock.now_ms() - self._settings.dead_letters_days * MS_A_DAY
         connection.execute(query("forget_dead_letters"), {"kept_from_ms": kept_from_ms})
+        self._sweep_submissions(connection)
         self._swept_at_s = self._clock.monotonic_s()
+
+    def _sweep_submissions(self, connection: psycopg.Connection) -> None:
+        now_ms = self._clock.now_ms()
+        submissions.forget(connection, kept_from_ms=now_ms - self._settings.txn_log_days * MS_A_DAY)
+        kept_from = day_of(now_ms) - timedelta(days=self._settings.value_counts_days)
+        connection.execute(event_query("forget_value_counts"), {"kept_from": kept_from})
 
     def _sweep_cells(self, connection: psycopg.Connection, tables: StreamDays) -> list[str]:
         """Drop days of minutes and return their names; then hours and days that are older still."""
@@ -103,3 +111,9 @@ class Retention:
     def _days(self) -> Iterator[DayPartitions]:
         for _, cells, events in self.tables:
             yield from (cells, events)
+
+
+def events_days(settings: Sinks, stream: Stream) -> int:
+    """Return how long rows of a stream are kept: the setting is named as their table."""
+    days: int = getattr(settings, f"{stream.events_sql}_days")
+    return days

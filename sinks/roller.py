@@ -1,4 +1,4 @@
-"""Roll up what is due, in a thread and on a connection of its own, so that writing never waits for it."""
+"""Roll up what is due, and end what is pending in vain: in a thread and on a connection of its own, so writing never waits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import psycopg
 
 from sinks.postgres import Postgres
 from sinks.rollups import Due, Piece, Rollups
+from sinks.submissions import settle
 from streams.clock import Clock
 from streams.metrics import SinkMetrics
 from streams.topics import Stream
@@ -36,6 +37,7 @@ class Roller(Thread):
         """
         super().__init__(name="roller", daemon=True)
         self._rollups = [Rollups(stream) for stream in streams]
+        self._logged = [stream for stream in streams if stream.id]
         self._postgres = postgres
         self._quiet_s = quiet_s
         self._metrics = metrics
@@ -45,6 +47,7 @@ class Roller(Thread):
 
     def run(self) -> None:
         """Roll up until stopped; Postgres is asked again for as long as it takes."""
+        self._note_progress()
         pause_s = 0.0
         while not self._stopped.wait(pause_s):
             try:
@@ -71,6 +74,8 @@ class Roller(Thread):
             self._roll_some("day", rollups.due_days(connection, due), rollups.roll_day)
             waiting += rollups.waiting(connection, due)
         self._metrics.rollups_waiting.set(waiting)
+        self._metrics.forward_queue.set(sum(settle(connection, stream) for stream in self._logged))
+        self._note_progress()
 
     def _roll_some(self, unit: str, pieces: list[Piece], roll: Callable[[psycopg.Connection, Piece], bool]) -> None:
         for piece in pieces:
@@ -79,7 +84,11 @@ class Roller(Thread):
                 return
             seconds = self._clock.monotonic_s() - started_s
             self._metrics.rollup_seconds.labels(unit).observe(seconds)
+            self._note_progress()
             self._stopped.wait(seconds * IDLE_SHARE)
+
+    def _note_progress(self) -> None:
+        self._metrics.rollup_progress.set(self._clock.now_ms() / 1000)
 
     def _note_failure(self, error: psycopg.Error) -> None:
         self._postgres.close()

@@ -252,7 +252,7 @@ def _forget(connection: psycopg.Connection, names: Mapping[str, sql.Composable],
 
 def _columns(stream: Stream) -> dict[str, sql.Composable]:
     """Return the parts of statements that follow from the declaration of the stream."""
-    sums = tuple(f"{name}_sum" for name in stream.sums)
+    measures = ("event_count", *(f"{name}_sum" for name in stream.sums))
     bits = [
         sql.SQL("(1 - grouping({})) * {}").format(sql.Identifier(name), sql.Literal(1 << bit))
         for bit, name in enumerate(others_of(stream))
@@ -260,8 +260,8 @@ def _columns(stream: Stream) -> dict[str, sql.Composable]:
     sets = [sql.SQL("({})").format(column_names(each.dimensions)) for each in slices(stream)]
     return {
         "dimensions": column_names(tuple(stream.dimensions)),
-        "sums": column_names(sums),
-        "added": sql.SQL(", ").join(sql.SQL("sum({})").format(sql.Identifier(name)) for name in sums),
+        "measures": column_names(measures),
+        "added": sql.SQL(", ").join(sql.SQL("sum({})").format(sql.Identifier(name)) for name in measures),
         "number": sql.SQL(" + ").join(bits),
         "sets": sql.SQL(", ").join(sets),
     }

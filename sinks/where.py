@@ -1,4 +1,7 @@
-"""Say where one event is: `python -m sinks.where --partition P --offset O`, or `--user U --time T`. Changes nothing."""
+"""Say where one event is: `python -m sinks.where [--topic X] --partition P --offset O`, or `--user U --time T`.
+
+Changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from typing import Any
 from streams.dead_letters import Position
 from streams.errors import SettingsError, TallyError
 from streams.reading import Reader
-from streams.search import PostgresSide, Search
+from streams.search import Search
 from streams.settings import load_settings
-from streams.topics import USER_TAGS
+from streams.topics import STREAMS, USER_TAGS
 
 FAILED = 1
 BAD_SETTINGS = 2
@@ -27,8 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
         if not settings.kafka.servers:
             raise SettingsError("kafka.servers is empty: say where Kafka is by TALLY_KAFKA_SERVERS (see stack.env)")
         url = options.url or f"http://{settings.gateway.host}:{settings.gateway.port}"
-        with closing(Reader(settings.kafka)) as reader, closing(PostgresSide(settings.postgres.dsn)) as postgres:
-            answers = _answers(options, Search(settings, reader, postgres, url=url))
+        stream = next(stream for stream in STREAMS if stream.topic == options.topic)
+        with closing(Reader(settings.kafka)) as reader, closing(Search(stream, settings, reader, url=url)) as search:
+            answers = _answers(options, search)
     except TallyError as error:
         sys.stderr.write(f"where: {error}\n")
         return BAD_SETTINGS if isinstance(error, SettingsError) else FAILED
@@ -38,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _answers(options: argparse.Namespace, search: Search) -> list[dict[str, Any]]:
     if options.partition is not None and options.offset is not None:
-        return [search.at(Position(USER_TAGS.topic, options.partition, options.offset))]
+        return [search.at(Position(options.topic, options.partition, options.offset))]
     if options.user is None or options.time is None:
         raise SettingsError("--partition and --offset are needed, or --user and --time")
     try:
@@ -49,6 +53,8 @@ def _answers(options: argparse.Namespace, search: Search) -> list[dict[str, Any]
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sinks.where", description=__doc__)
+    topics = [stream.topic for stream in STREAMS]
+    parser.add_argument("--topic", choices=topics, default=USER_TAGS.topic, help="the source topic; default: %(default)s")
     parser.add_argument("--partition", type=int, help="of the source topic")
     parser.add_argument("--offset", type=int, help="in that partition")
     parser.add_argument("--user", help="whose event it is")

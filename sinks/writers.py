@@ -64,14 +64,16 @@ class Pending:
 
 @dataclass(slots=True)
 class Written:
-    """What one transaction did: counts by (table, operation), and rows that Postgres refused."""
+    """What one transaction did: counts by (table, operation), the rows of each COPY by table, and what Postgres refused."""
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    copies: list[tuple[str, int]] = field(default_factory=list)
     refused: list[DeadLetter] = field(default_factory=list)
 
     def add(self, other: Written) -> None:
         """Add another writer's share."""
         self.counts.update(other.counts)
+        self.copies.extend(other.copies)
         self.refused.extend(other.refused)
 
 
