@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,6 +22,14 @@ CLOSE = (b"connection", b"close")
 
 NO_CONTENT: Message = {"type": "http.response.start", "status": 204, "headers": []}
 END: Message = {"type": "http.response.body", "body": b""}
+
+
+class Answer(NamedTuple):
+    """What a request is answered; the body is JSON."""
+
+    status: int
+    body: bytes
+    headers: Headers
 
 
 def error_body(code: str, message: str, hint: str | None = None) -> bytes:
@@ -65,3 +73,17 @@ async def answer_error(send: Send, status: int, body: bytes, headers: Headers | 
     if status == 503:
         sent.append(RETRY_AFTER)
     await answer(send, status, body, sent)
+
+
+async def answer_other_method(send: Send, method: str, allowed: str) -> None:
+    """Answer a request by another method than those of a route; OPTIONS asks for them and is no error.
+
+    Args:
+        allowed: methods as `Allow` has them, OPTIONS among them.
+    """
+    allow = (b"allow", allowed.encode("ascii"))
+    if method == "OPTIONS":
+        await send({**NO_CONTENT, "headers": [allow]})
+        await send(END)
+    else:
+        await answer(send, 405, error_body("method_not_allowed", "method not allowed"), [allow])

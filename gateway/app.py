@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from http import HTTPStatus
 
@@ -18,18 +19,22 @@ from gateway.answers import CLOSE, Receive, Scope, Send, answer_error, error_bod
 from gateway.dashboard_data import DashboardData
 from gateway.health import JSON, Health
 from gateway.intake import Intake
+from gateway.products import Products
 from gateway.queries import Queries
-from gateway.request_id import id_of
+from gateway.request_id import id_of, naming
 from gateway.streams_through import StreamsThrough
 from gateway.user_tags import UserTags
 from gateway.workers import Workers
 from streams.metrics import GatewayMetrics
+from streams.request_id import answering
 from streams.settings import Settings
 from streams.topics import USER_TAGS
 
 log = logging.getLogger(__name__)
 
-HINTS = {404: "paths: /user_tags, /user_profiles/{cookie}, /aggregates, /event, /dashboard, /health, /live, /ready, /metrics"}
+EVENT_PATHS = "/user_tags, /v1/events, /v1/beacon, /analytics"
+QUERY_PATHS = "/user_profiles/{cookie}, /aggregates, /event, /v1/timelines/{user}, /v1/aggregates"
+HINTS = {404: f"paths: {EVENT_PATHS}; {QUERY_PATHS}; /dashboard, /health, /live, /ready, /metrics"}
 
 
 class AnyText(PathConvertor):
@@ -44,9 +49,13 @@ register_url_convertor("any_text", AnyText())
 class App:
     """The ASGI application."""
 
-    def __init__(self, intake: Intake, workers: Workers, metrics: GatewayMetrics, settings: Settings) -> None:
+    def __init__(
+        self, intake: Intake, products: Products, workers: Workers, metrics: GatewayMetrics, settings: Settings
+    ) -> None:
+        self._intake, self._products, self._workers = intake, products, workers
+        self._product_routes = products.routes
         self.user_tags = UserTags(USER_TAGS, intake, metrics, settings)
-        self.health = health = Health(intake, workers, metrics)
+        self.health = health = Health([intake, *products.intakes], workers, metrics)
         self.live_streams = StreamsThrough(workers, metrics, settings)
         self._data = DashboardData(workers, metrics, settings)
         self._rest = Starlette(
@@ -54,7 +63,10 @@ class App:
                 Route(user_tags.PATH, self.user_tags, methods=["POST"]),
                 Route("/user_profiles/{cookie:any_text}", Queries("user_profiles", workers, metrics, settings), methods=QUERY),
                 Route("/aggregates", Queries("aggregates", workers, metrics, settings), methods=QUERY),
+                Route("/v1/timelines/{user:any_text}", Queries("v1/timelines", workers, metrics, settings), methods=QUERY),
+                Route("/v1/aggregates", Queries("v1/aggregates", workers, metrics, settings), methods=QUERY),
                 Route("/event", Queries("event", workers, metrics, settings), methods=QUERY),
+                Route("/v1/event", Queries("v1/event", workers, metrics, settings), methods=QUERY),
                 Route("/dashboard/api/live", self.live_streams, methods=["GET"]),
                 Route("/dashboard/api/{rest:path}", self._data, methods=["GET"]),
                 Route("/dashboard", answer_page),
@@ -68,24 +80,42 @@ class App:
         )
         self._rest.router.redirect_slashes = False
 
+    async def flush(self, grace_s: float) -> None:
+        """Send what waits for Kafka; what it has not taken after *grace_s* is refused."""
+        await asyncio.gather(self._intake.flush(grace_s), self._products.flush(grace_s))
+
     async def aclose(self) -> None:
-        """Close the connections to the workers that pages were answered over."""
+        """Close the connections to workers and key servers."""
         await self.live_streams.close()
         await self._data.close()
+        await self._workers.close()
+        await self._products.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_event = scope["path"] == user_tags.PATH and scope["method"] == "POST"
         try:
             if is_event:
                 await self.user_tags(scope, receive, send)
+            elif (route := self._product_routes.get(scope["path"])) is not None:
+                await route(scope, receive, send)
             else:
-                await self._rest(scope, receive, send)
+                await self._answer_rest(scope, receive, send)
         except Exception as error:  # The one place that keeps a bug from the client's eyes.
             request_id = (id_of(scope["headers"]) or b"").decode()
             extra = {"method": scope["method"], "request_id": request_id}
             log.exception("a request failed: %s", type(error).__name__, extra=extra)
-            if is_event:  # Starlette has answered all others, by `answer_bug`, and raises nevertheless.
+            if is_event or scope["path"] in self._product_routes:
+                # Starlette has answered all others, by `answer_bug`, and raises nevertheless.
                 await answer_error(send, 500, BUG, [CLOSE])
+
+    async def _answer_rest(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what is no event; a request that has an id takes it along to the workers that it asks."""
+        request_id = id_of(scope["headers"])
+        if request_id is None:
+            await self._rest(scope, receive, send)
+            return
+        with answering(request_id.decode()):
+            await self._rest(scope, receive, naming(send, request_id))
 
 
 QUERY = ("GET", "POST")

@@ -8,7 +8,7 @@ from gateway.answers import Message, Receive, Scope
 
 BODY_TIMEOUT_S = 10.0
 DISCARDED_BYTES_MAX = 1_048_576
-"""Read this much of a body that is too large before the answer: closing on unread data would take the answer along."""
+"""Read this much of a body that is too large before the answer, so that the connection can go on."""
 
 
 class BodyTooLargeError(Exception):

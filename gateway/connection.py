@@ -8,8 +8,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from aiokafka.producer.message_accumulator import BatchBuilder
 
+from gateway.batch_builder import RunBuilder
 from streams.errors import KafkaUnavailableError
 from streams.kafka_access import access
 from streams.partitioner import check_partitions
@@ -46,8 +46,6 @@ class Connection:
             **access(kafka),
             acks="all",
             enable_idempotence=True,
-            compression_type="zstd",
-            max_batch_size=BATCH_BYTES_MAX,
             max_request_size=BATCH_BYTES_MAX,
             request_timeout_ms=round(request_timeout_s * 1000),
         )
@@ -69,11 +67,11 @@ class Connection:
             raise
         return connection
 
-    def create_batch(self) -> BatchBuilder:
+    def create_batch(self) -> RunBuilder:
         """Return an empty batch; it may be sent by another connection too."""
-        return self._producer.create_batch()
+        return RunBuilder(BATCH_BYTES_MAX)
 
-    async def send(self, builder: BatchBuilder, partition: int) -> asyncio.Future[Any]:
+    async def send(self, builder: RunBuilder, partition: int) -> asyncio.Future[Any]:
         """Hand a batch over as soon as the one before is on its way; the future ends with Kafka's acknowledgment.
 
         A batch whose hand-over was cancelled or raised has not been sent and will not be.

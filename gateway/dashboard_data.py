@@ -18,6 +18,7 @@ from gateway.queries import raw_target
 from gateway.streams_through import passed_headers
 from gateway.workers import CONNECT_TIMEOUT_S, Workers
 from streams.metrics import GatewayMetrics
+from streams.request_id import id_headers
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,8 @@ class DashboardData:
 
     async def _fetch(self, url: str, target: str) -> Found | None:
         try:
-            async with self._session.get(URL(url + target, encoded=True), allow_redirects=False) as response:
+            asked = URL(url + target, encoded=True)
+            async with self._session.get(asked, headers=id_headers(), allow_redirects=False) as response:
                 return Found(response.status, passed_headers(response), await response.read())
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             log.warning("worker does not answer: %s", type(error).__name__, extra={"worker": url})

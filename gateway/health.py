@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,8 +19,8 @@ JSON = "application/json"
 class Health:
     """Endpoints for load balancers, process managers and Prometheus."""
 
-    def __init__(self, intake: Intake, workers: Workers, metrics: GatewayMetrics) -> None:
-        self._intake = intake
+    def __init__(self, intakes: Sequence[Intake], workers: Workers, metrics: GatewayMetrics) -> None:
+        self._intakes = intakes
         self._workers = workers
         self._metrics = metrics
         self._stops = False
@@ -47,7 +49,8 @@ class Health:
     def _reasons(self, *, with_queries: bool = True) -> list[str]:
         stops = "the gateway stops" if self._stops else None
         workers = self._workers.why_not_ready() if with_queries else None
-        return [reason for reason in (stops, self._intake.why_not_ready(), workers) if reason]
+        kafka = next((reason for intake in self._intakes if (reason := intake.why_not_ready())), None)
+        return [reason for reason in (stops, kafka, workers) if reason]
 
     async def metrics(self, request: Request) -> Response:
         """Answer the Prometheus text of this process."""

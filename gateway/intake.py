@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
 from aiokafka.errors import KafkaError, KafkaTimeoutError
-from aiokafka.producer.message_accumulator import BatchBuilder
 
 from gateway.connection import Connection
+from gateway.lanes import Batch, Fate, Lane, Refusal, Tell, TellMany
+from gateway.partitions import indices_of
 from gateway.request_id import NO_HEADERS, RecordHeaders
 from streams.clock import SYSTEM_CLOCK, Clock
 from streams.errors import KafkaUnavailableError
@@ -39,18 +39,6 @@ STUCK_ACKNOWLEDGE_TIMEOUTS = 3
 CLOSE_TIMEOUT_S = 1.0
 
 
-class Refusal(NamedTuple):
-    """Why an event is not known to be stored.
-
-    Attributes:
-        code: for programs.
-        message: for people; says whether the event may be stored all the same.
-    """
-
-    code: str
-    message: str
-
-
 NOT_CONNECTED = Refusal("kafka_unavailable", "kafka is not connected; the event is not stored, send it again")
 STALLED = Refusal("kafka_unavailable", "kafka does not acknowledge at present; the event is not stored, send it again")
 TOO_MANY_WAITING = Refusal("too_many_waiting", "too many events wait for kafka; the event is not stored, send it again")
@@ -60,85 +48,15 @@ UNKNOWN = Refusal(
     "kafka did not acknowledge within the time limit; whether the event is stored is unknown: sent again it may count twice",
 )
 
-Fate = Refusal | None
-"""None: stored."""
-Tell = Callable[[Fate], None]
-"""Takes an event's fate; called once, and must not raise."""
 
+class _Many(NamedTuple):
+    """Events of one request, one entry an event in *keys* and *values*."""
 
-class Batch:
-    """Events of one partition that are sent, and acknowledged, together."""
-
-    __slots__ = ("builder", "bytes", "expiry", "handed_over", "lane", "sent_s", "settled", "tells")
-
-    def __init__(self, builder: BatchBuilder, lane: Lane) -> None:
-        self.builder = builder
-        self.lane = lane
-        self.sent_s = 0.0
-        self.bytes = 0
-        self.tells: list[Tell] = []
-        self.expiry: asyncio.TimerHandle | None = None
-        self.handed_over = False
-        self.settled = False
-
-    def settle(self, fate: Fate) -> None:
-        """Tell every event its fate, once."""
-        if self.settled:
-            return
-        self.settled = True
-        if self.expiry is not None:
-            self.expiry.cancel()
-        for tell in self.tells:
-            try:
-                tell(fate)
-            except Exception:  # One request's bug must not keep the others from their answers.
-                log.exception("an event's fate could not be told")
-
-
-class Lane:
-    """The batches of one partition: full ones wait in order, the newest is open."""
-
-    __slots__ = ("due", "open", "partition", "ready", "wake")
-
-    def __init__(self, partition: int) -> None:
-        self.partition = partition
-        self.ready: deque[Batch] = deque()
-        self.open: Batch | None = None
-        self.due = False
-        self.wake = asyncio.Event()
-
-    def send_open(self) -> None:
-        """Let the open batch go as soon as the lane is free; until then it may still grow."""
-        if self.open is not None:
-            self.due = True
-            self.wake.set()
-
-    def close_open(self) -> None:
-        """Put the open batch at the end of those that wait, because it is full."""
-        if self.open is not None:
-            self.ready.append(self.open)
-            self.open = None
-            self.due = False
-            self.wake.set()
-
-    def drop(self, batch: Batch) -> None:
-        """Forget a batch that is not to be sent any more."""
-        if self.open is batch:
-            self.open = None
-            self.due = False
-        else:
-            self.ready.remove(batch)
-
-    async def next(self) -> Batch:
-        """Return the oldest batch that may be sent; waits for one."""
-        while True:
-            if self.ready:
-                return self.ready.popleft()
-            if self.due and self.open is not None:
-                batch, self.open, self.due = self.open, None, False
-                return batch
-            self.wake.clear()
-            await self.wake.wait()
+    keys: Sequence[bytes]
+    values: Sequence[bytes]
+    tell: TellMany
+    headers: RecordHeaders
+    at_ms: int
 
 
 class Intake:
@@ -148,8 +66,11 @@ class Intake:
     refused at once until Kafka answers again.
     """
 
-    def __init__(self, stream: Stream, settings: Settings, metrics: GatewayMetrics, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._topic = stream.topic
+    def __init__(
+        self, topic: Stream | str, settings: Settings, metrics: GatewayMetrics, *, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        """Take the events of a stream, or the dead letters where *topic* is a name; nothing happens before `run`."""
+        self._topic = topic.topic if isinstance(topic, Stream) else topic
         self._kafka = settings.kafka
         self._partitions = settings.topics.partitions
         self._linger_s = settings.gateway.linger_ms / 1000
@@ -169,19 +90,35 @@ class Intake:
         self._waiting_bytes = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._stored = metrics.events.labels("acknowledged")
-        metrics.waiting.set_function(lambda: self._waiting)
-        metrics.dependency_up.labels("kafka").set_function(lambda: self.why_not_ready() is None)
+        self._results = metrics.events if isinstance(topic, Stream) else metrics.letters
+        self._stored = self._results.labels("acknowledged")
+        metrics.watch_intake(waiting=lambda: self._waiting, is_up=lambda: self.why_not_ready() is None)
 
     def append(self, key: bytes, value: bytes, tell: Tell, headers: RecordHeaders = NO_HEADERS) -> None:
         """Take one event; *tell* is called with its fate, at once or within the acknowledge time limit."""
-        if self._waiting >= self._waiting_max or self._waiting_bytes >= WAITING_BYTES_MAX:
-            self._refuse(tell, TOO_MANY_WAITING)
-        elif self._refusal is not None:
-            self._refuse(tell, self._refusal)
-        else:
+        if self._refusal is None and self._waiting < self._waiting_max and self._waiting_bytes < WAITING_BYTES_MAX:
             batch = self._append(self._lanes[partition_of(key, self._partitions)], key, value, headers)
             batch.tells.append(tell)
+        else:
+            self._results.labels("failed").inc()
+            tell(self.refusal())
+
+    def append_all(
+        self, keys: Sequence[bytes], values: Sequence[bytes], tell: TellMany, headers: RecordHeaders = NO_HEADERS
+    ) -> None:
+        """Take events of one request, all or none of them; their fates come batch by batch, as those of `append` do.
+
+        What waits may grow past its limit by the events of one request.
+        """
+        refusal = self.refusal()
+        if refusal is not None:
+            self._results.labels("failed").inc(len(keys))
+            tell(refusal, range(len(keys)))
+            return
+        many = _Many(keys, values, tell, headers, self._clock.now_ms())
+        for lane, indices in zip(self._lanes, indices_of(keys, self._partitions), strict=True):
+            if indices:
+                self._append_many(lane, indices, many)
 
     def fate_of(self, key: bytes, value: bytes, headers: RecordHeaders = NO_HEADERS) -> asyncio.Future[Fate]:
         """Take one event and return a future of its fate, which never raises."""
@@ -189,6 +126,12 @@ class Intake:
         # A request that was given up has cancelled its own.
         self.append(key, value, lambda fate: None if future.done() else future.set_result(fate), headers)
         return future
+
+    def refusal(self) -> Refusal | None:
+        """Return why an event would be refused now, without being kept, or None."""
+        if self._waiting >= self._waiting_max or self._waiting_bytes >= WAITING_BYTES_MAX:
+            return TOO_MANY_WAITING
+        return self._refusal
 
     def why_not_ready(self) -> str | None:
         """Return why events cannot be stored now, or None."""
@@ -236,6 +179,29 @@ class Intake:
         self._waiting_bytes += size_bytes
         return batch
 
+    def _append_many(self, lane: Lane, indices: Sequence[int], many: _Many) -> None:
+        """Append the events at *indices* to the batches of a lane."""
+        keys = [many.keys[index] for index in indices]
+        values = [many.values[index] for index in indices]
+        first = 0
+        while first < len(indices):
+            batch = lane.open or self._open(lane)
+            taken = batch.builder.append_all(keys[first:], values[first:], many.headers, at_ms=many.at_ms)
+            if taken:
+                size_bytes = sum(map(len, keys[first : first + taken])) + sum(map(len, values[first : first + taken]))
+                self._note(batch, many.tell, indices[first : first + taken], size_bytes)
+            first += taken
+            if first < len(indices):
+                lane.close_open()  # A batch that is empty takes a first record, however large.
+
+    def _note(self, batch: Batch, tell: TellMany, indices: Sequence[int], size_bytes: int) -> None:
+        """Note that a batch has got the events at *indices*, and who tells their fate."""
+        batch.tells.append(lambda fate: tell(fate, indices))
+        batch.told_by_others += len(indices) - 1
+        batch.bytes += size_bytes
+        self._waiting += len(indices)
+        self._waiting_bytes += size_bytes
+
     def _open(self, lane: Lane) -> Batch:
         assert self._connection is not None
         batch = lane.open = Batch(self._connection.create_batch(), lane)
@@ -250,10 +216,6 @@ class Intake:
         self._linger = None
         for lane in self._lanes:
             lane.send_open()
-
-    def _refuse(self, tell: Tell, refusal: Refusal) -> None:
-        self._metrics.events.labels("failed").inc()
-        tell(refusal)
 
     async def _connect(self) -> Connection:
         told = False
@@ -332,7 +294,7 @@ class Intake:
             self._release(batch, UNKNOWN)
             return self._break(error)
         self._alive()
-        count = len(batch.tells)
+        count = batch.count
         self._metrics.batch_events.observe(count)
         self._metrics.acknowledge_seconds.observe(self._answered_s - batch.sent_s)
         if not batch.settled:
@@ -351,7 +313,7 @@ class Intake:
             log.warning("kafka did not acknowledge within %s s", self._acknowledge_timeout_s, extra={"topic": self._topic})
             self._refusal = STALLED
         if batch.handed_over:
-            self._metrics.events.labels("failed").inc(len(batch.tells))
+            self._results.labels("failed").inc(batch.count)
             batch.settle(UNKNOWN)
             return
         batch.lane.drop(batch)
@@ -360,10 +322,10 @@ class Intake:
     def _release(self, batch: Batch, fate: Fate) -> None:
         """Settle a batch and take it off the count of what waits."""
         if fate is not None and not batch.settled:
-            self._metrics.events.labels("failed").inc(len(batch.tells))
+            self._results.labels("failed").inc(batch.count)
         batch.settle(fate)
         self._handed_over.pop(batch, None)
-        self._waiting -= len(batch.tells)
+        self._waiting -= batch.count
         self._waiting_bytes -= batch.bytes
         if not self._waiting:
             self._idle.set()

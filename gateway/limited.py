@@ -15,6 +15,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.answers import CLOSE, JSON_TYPE, Scope, Send, answer, error_body, whole_answer
+from gateway.lingering import LingeringTransport
 from gateway.rates import Rates
 
 HEAD_BYTES_MAX = 65_536
@@ -62,6 +63,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._may_be_large = False
 
     # -- uvicorn's and the parser's callbacks
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        super().connection_made(transport)
+        self.transport = LingeringTransport(transport, self, lambda: self._in_message)  # type: ignore[assignment] # it is one
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; a request for another protocol is taken for one of this, as nothing else is spoken here."""
@@ -130,6 +135,12 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self._may_upgrade():
             self.complete()
 
+    def shutdown(self) -> None:
+        """Go on with what is being answered, and close at once where nothing is, whatever the client is still sending."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self.transport.close()
+
     # -- what the short way changes
 
     def begin(self) -> None:
@@ -163,12 +174,16 @@ class LimitedProtocol(HttpToolsProtocol):
             status, code, message = refusal
             body = error_body(code, message, HINT if refusal is NOT_HTTP else None)
             self.transport.write(whole_answer(status, [JSON_TYPE, CLOSE], body))
+        self._in_message = True  # as far as we know
         self.transport.close()
+        if not is_idle:
+            cycle.disconnected = True  # Though its client is read on: no more of the request comes, nor has it another answer.
+            cycle.message_event.set()
 
     def check(self) -> None:
         """Close a connection that is too slow, or idle for long; called every `CHECK_S`."""
-        if self.flow is None or self.flow.read_paused:
-            return  # we are slow, and not the client
+        if self.flow is None or self.flow.read_paused or self.transport.is_closing():
+            return  # we are slow, and not the client; or it is on its way out
         self._seconds += 1
         if self._in_message:
             if self._seconds > (HEAD_TIMEOUT_S if self._in_head else MESSAGE_TIMEOUT_S):

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from gateway.answers import CLOSE, JSON_TYPE, RETRY_AFTER, Headers, error_body, whole_answer
-from gateway.intake import Fate
+from gateway.lanes import Fate
 from gateway.limited import LimitedProtocol
 from gateway.request_id import has_id
 from gateway.user_tags import PATH, UserTags

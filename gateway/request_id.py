@@ -1,4 +1,5 @@
-"""Take the id that a client gives its request along: into the answer, the log, the record's header, and so into a dead letter.
+"""Take the id that a client gives its request along: into the answer, the log, to the workers that are asked, or into the
+record's header, and so into a dead letter.
 
 A request without one gets none, unless requests are logged: an id that nobody knows would only cost bytes in every record.
 """
@@ -8,11 +9,12 @@ from __future__ import annotations
 import re
 import secrets
 
-from gateway.answers import Headers
+from gateway.answers import Headers, Message, Send
+from streams import request_id as ids
 
-HEADER = b"x-request-id"
+HEADER = ids.HEADER.lower().encode()
 RECORD_HEADER = "request-id"
-_SANE = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_SANE = re.compile(ids.SANE.encode())
 RecordHeaders = list[tuple[str, bytes]]
 NO_HEADERS: RecordHeaders = []
 
@@ -44,6 +46,17 @@ def new_id() -> bytes:
 def answer_headers(request_id: bytes | None) -> Headers:
     """Return the headers of an answer that name the request."""
     return [] if request_id is None else [(HEADER, request_id)]
+
+
+def naming(send: Send, request_id: bytes) -> Send:
+    """Return *send* so that the answer names the request."""
+
+    async def send_named(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (HEADER, request_id)]
+        await send(message)
+
+    return send_named
 
 
 def record_headers(request_id: bytes | None) -> RecordHeaders:

@@ -11,20 +11,26 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import uvicorn
 
 from gateway.app import App
+from gateway.https_only import HSTS, HttpsOnly, HttpsOnlyProtocol
 from gateway.intake import Intake
 from gateway.limited import IDLE_TIMEOUT_S, watch
+from gateway.loop_lag import LoopLag
+from gateway.products import Products
 from gateway.protocol import Protocol
 from gateway.rates import Rates
-from gateway.request_log import LoggedRequests
+from gateway.request_log import AsgiApp, LoggedRequests
 from gateway.workers import Workers
+from streams.certificates import show_certificates
 from streams.clock import SYSTEM_CLOCK
 from streams.errors import SettingsError
+from streams.kafka_access import certificate_files
 from streams.metrics import GatewayMetrics
 from streams.settings import Settings
 from streams.topics import USER_TAGS
@@ -43,11 +49,11 @@ GC_THRESHOLD = 50_000
 class Server(uvicorn.Server):
     """A uvicorn server that a signal ends with exit code 0, and not before balancers can know of it."""
 
-    def __init__(self, config: uvicorn.Config, app: App, *, intake: Intake, workers: Workers, drain_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, app: App, *, workers: Workers, drain_s: float) -> None:
         super().__init__(config)
         self._health = app.health
         self._live_streams = app.live_streams
-        self._intake = intake
+        self._flush_intakes = app.flush
         self._workers = workers
         self._drain_s = drain_s
         self._drains = False
@@ -77,7 +83,7 @@ class Server(uvicorn.Server):
 
     async def _flush(self) -> None:
         self._workers.end_waiting()
-        await self._intake.flush(ANSWER_GRACE_S)
+        await self._flush_intakes(ANSWER_GRACE_S)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -96,18 +102,23 @@ async def serve(settings: Settings) -> None:
     """Serve until a signal.
 
     Raises:
-        SettingsError: the port cannot be taken, or the topic has another number of partitions than the setting.
+        SettingsError: the port cannot be taken, the topic has another number of partitions than the setting, or authentication
+            misses something.
     """
     listener = listen(settings.gateway.host, settings.gateway.port)
     metrics = GatewayMetrics()
     metrics.configured(settings)
+    show_certificates(metrics, certificate_files(settings.kafka), SYSTEM_CLOCK)
     intake = Intake(USER_TAGS, settings, metrics)
     workers = Workers(settings)
     metrics.queries_waiting.set_function(lambda: workers.waiting)
-    app = App(intake, workers, metrics, settings)
-    server = Server(_config(app, settings), app, intake=intake, workers=workers, drain_s=settings.gateway.drain_s)
+    products = Products(settings, metrics)
+    lag = LoopLag()
+    metrics.loop_lag.set_function(lag.seconds)
+    app = App(intake, products, workers, metrics, settings)
+    server = Server(_config(app, settings), app, workers=workers, drain_s=settings.gateway.drain_s)
     metrics.connections.set_function(lambda: len(server.server_state.connections))
-    async with contextlib.aclosing(app), _running(server, intake, workers):
+    async with contextlib.aclosing(app), _running(server, app, [intake.run(), *products.works(), workers.run(), lag.run()]):
         log.info("gateway listens", extra={"url": f"http://{settings.gateway.host}:{settings.gateway.port}"})
         gc.collect()
         gc.freeze()
@@ -136,21 +147,19 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def _running(server: Server, intake: Intake, workers: Workers) -> AsyncIterator[None]:
+async def _running(server: Server, app: App, works: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
     """Keep Kafka and the workers connected; what ends one of these tasks ends the server and is raised."""
-    works = (intake.run(), workers.run(), watch(server.server_state.connections))
-    tasks = [asyncio.create_task(work) for work in works]
+    tasks = [asyncio.create_task(work) for work in (*works, watch(server.server_state.connections))]
     for task in tasks:
         task.add_done_callback(lambda ended: None if ended.cancelled() else server.stop())
     try:
         yield
     finally:
-        await intake.flush(ANSWER_GRACE_S)
+        await app.flush(ANSWER_GRACE_S)
         failed = [task.exception() for task in tasks if task.done() and not task.cancelled()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await workers.close()
     for error in failed:
         if error is not None:
             raise error
@@ -162,12 +171,15 @@ def _rates(settings: Settings) -> Rates | None:
 
 
 def _config(app: App, settings: Settings) -> uvicorn.Config:
-    logged = settings.log.requests
+    logged, https_only = settings.log.requests, settings.gateway.https_only
+    served: AsgiApp = HttpsOnly(app) if https_only else app
+    protocol = HttpsOnlyProtocol if https_only else Protocol
     return uvicorn.Config(
-        LoggedRequests(app, settings.log) if logged else app,
-        http=partial(Protocol, user_tags=None if logged else app.user_tags, rates=_rates(settings)),  # type: ignore[arg-type]
+        LoggedRequests(served, settings.log) if logged else served,
+        http=partial(protocol, user_tags=None if logged else app.user_tags, rates=_rates(settings)),  # type: ignore[arg-type]
         ws="none",
         interface="asgi3",
+        headers=[HSTS] if https_only else [],
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -18,6 +18,7 @@ from yarl import URL
 from gateway.answers import Headers, Receive, Scope, Send, answer_error, error_body
 from gateway.workers import CONNECT_TIMEOUT_S, Workers
 from streams.metrics import GatewayMetrics
+from streams.request_id import id_headers
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -74,19 +75,25 @@ class StreamsThrough:
             return 503
         self.open += 1
         try:
-            return await self._pass_first(receive, send, scope["path"])
+            return await self._pass_first(scope, receive, send)
         finally:
             self.open -= 1
 
-    async def _pass_first(self, receive: Receive, send: Send, path: str) -> int:
-        """Pass the stream of the first worker on that opens one; a stream has no query."""
+    async def _pass_first(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Pass the stream of the first worker on that opens one; a stream has no query, and a HEAD no stream."""
+        method, path = scope["method"], scope["path"]
         for url in self._workers.ready_urls():
             try:
-                response = await self._session.get(URL(url + path, encoded=True), allow_redirects=False)
+                asked = URL(url + path, encoded=True)
+                response = await self._session.request(method, asked, headers=id_headers(), allow_redirects=False)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 log.warning("worker does not answer: %s", type(error).__name__, extra={"worker": url})
                 continue
             async with response:
+                if response.status == 200 and method == "HEAD":
+                    await send({"type": "http.response.start", "status": 200, "headers": passed_headers(response)})
+                    await send({"type": "http.response.body", "body": b""})
+                    return 200
                 if response.status == 200:
                     await self._pass(response, receive, send)
                     return 200

@@ -9,9 +9,10 @@ from time import perf_counter
 
 from gateway.answers import CLOSE, END, NO_CONTENT, Headers, Message, Receive, Scope, Send, answer_error, error_body
 from gateway.bodies import BODY_TIMEOUT_S, BodyTooLargeError, read_body
-from gateway.intake import Intake, Tell
+from gateway.intake import Intake
+from gateway.lanes import Tell
 from gateway.request_id import answer_headers, id_of, record_headers
-from streams.codecs import EVENT_BYTES_MAX, Codec
+from streams.codecs import Codec
 from streams.errors import InvalidEventError
 from streams.metrics import GatewayMetrics
 from streams.settings import Settings
@@ -33,7 +34,7 @@ class UserTags:
         self._intake = intake
         self._metrics = metrics
         self.body_bytes_max = min(
-            settings.gateway.body_bytes_max, EVENT_BYTES_MAX, settings.topics.record_bytes_max - RECORD_OVERHEAD_BYTES
+            settings.gateway.body_bytes_max, stream.bytes_max, settings.topics.record_bytes_max - RECORD_OVERHEAD_BYTES
         )
         self._no_content = metrics.requests.labels(ROUTE, "204").inc
         self._observe = metrics.seconds.labels(ROUTE).observe

@@ -16,6 +16,7 @@ from yarl import URL
 
 from gateway.patience import Patience
 from streams.clock import SYSTEM_CLOCK
+from streams.request_id import id_headers
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -193,7 +194,7 @@ def _session(*, force_close: bool) -> aiohttp.ClientSession:
 
 async def _fetch(session: aiohttp.ClientSession, method: str, url: URL) -> WorkerAnswer:
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
-    async with session.request(method, url, timeout=timeout, allow_redirects=False) as response:
+    async with session.request(method, url, timeout=timeout, headers=id_headers(), allow_redirects=False) as response:
         body = await response.read()
         return WorkerAnswer(response.status, response.headers.get("Content-Type", "application/json"), body)
 

@@ -1,0 +1,1 @@
+"""Who asks: identities from tokens and keys, what each may write, and how much of it."""
