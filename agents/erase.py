@@ -2,10 +2,10 @@
 
 What is counted stays: aggregates name nobody. The order, each step of which may be done again (docs/decisions/0021):
 
-0. Postgres notes which tables have rows of the users: the sinks delete some as soon as 1 is done.
+0. Postgres counts the rows of the users, and notes which tables have some: the sinks delete rows as soon as 1 is done.
 1. Every worker notes the erasure, writes the records of its changelog anew, and cleans RocksDB (agents/erase_rows.py).
 2. The changelog is compacted, so that the older versions of those records are gone (agents/erase_topics.py).
-3. Dead letters of the users leave Kafka (agents/erase_letters.py).
+3. Dead letters of the users leave Kafka (agents/erase_letters.py), and their sessions (agents/erase_sessions.py).
 4. When the sinks are past all that, rows and dead letters leave Postgres (sinks/erase.py, a process of its own).
 """
 
@@ -22,12 +22,14 @@ from typing import Any
 import msgspec
 
 from agents.erase_letters import Letters
+from agents.erase_sessions import ErasedSessions
 from agents.erase_topics import Topics, compact, holds_erased
 from agents.erase_workers import Workers
+from streams.audit import Action, audited
 from streams.errors import IncompleteAnswerError, SettingsError, TallyError
 from streams.reading import Reader
-from streams.settings import Settings, load_settings
-from streams.topics import DEAD_LETTERS, USER_TAGS, changelog_of
+from streams.settings import load_settings
+from streams.topics import DEAD_LETTERS, STREAMS, Stream, changelog_of
 from tables.erasures import Erasure, Erasures, digest_of
 
 FAILED = 1
@@ -40,52 +42,58 @@ Before = Mapping[int, int]
 
 
 class Erase:
-    """One run for some users, on an open reader."""
+    """One run for some users of one stream, on an open reader."""
 
-    def __init__(self, settings: Settings, reader: Reader, workers: Workers, users: Sequence[str], *, say: Say) -> None:
-        self._settings = settings
+    def __init__(self, reader: Reader, workers: Workers, users: Sequence[str], *, stream: Stream, say: Say) -> None:
+        self._settings = settings = workers.settings
         self._reader = reader
         self._workers = workers
         self._users = users
-        self._say = say
-        self._stream = USER_TAGS
+        self._say: Say = lambda line: say(f"{stream.topic}: {line}")
+        self._stream = stream
         self._letters = Letters(settings, reader, self._stream, users)
+        self._sessions = ErasedSessions(settings, reader, users)
 
     def dry_run(self) -> None:
         """Say what would be erased."""
-        rows = self._workers.erase(self._users, dry_run=True)
+        rows = self._workers.erase(self._users, self._stream, dry_run=True)
         self._say(f"workers: {_sum(rows, 'rows')} rows")
-        self._say(f"kafka: {sum(self._letters.count().values())} dead letters, and the rows' changelog")
-        if self._has_postgres():
+        sessions = sum(map(len, self._sessions.find().values()))
+        self._say(f"kafka: {sum(self._letters.count().values())} dead letters, {sessions} sessions, and the rows' changelog")
+        if self._settings.postgres.dsn:
             found = self._ask_postgres(dry_run=True)
             self._say(f"postgres: {found['events']} events, {found['letters']} dead letters")
         self._say("nothing is changed; add --yes to erase")
 
     def run(self, topics: Topics) -> None:
-        """Erase, saying each step.
+        """Erase, saying each step; that it begins, and how it ended, is noted in Postgres.
 
         Raises:
+            AuditError: Postgres does not take the note.
             TallyError: it cannot go on; what was done stays done, and the next run does the rest.
         """
-        if self._has_postgres():
-            self._ask_postgres(applied=self._ends(), note_only=True)
-        before = self._erase_rows(topics)
-        letters = self._letters.erase(topics, applied=self._wait_for_sinks)
-        self._say(f"kafka: {letters} dead letters are gone")
-        if self._has_postgres():
-            self._erase_postgres(before)
-        else:
-            self._say("postgres: none is named by postgres.dsn, so none was touched")
+        digests = [digest_of(user.encode()).hex() for user in self._users]
+        detail = {"topic": self._stream.topic, "users": len(digests), "digests": digests}
+        with audited(self._settings, Action.ERASE, detail) as found:
+            events = self._ask_postgres(applied=self._ends(), note_only=True)["events"]
+            before = self._erase_rows(topics, found)
+            found["letters"] = letters = self._letters.erase(topics, applied=self._wait_for_sinks)
+            found["sessions"] = sessions = self._sessions.erase(topics)
+            self._say(f"kafka: {letters} dead letters are gone, and {sessions} sessions are forgotten")
+            found["postgres_letters"] = letters = self._erase_postgres(before)
+            found["postgres_events"] = events
+            self._say(f"postgres: {events} events, which were there at the beginning, and {letters} dead letters are gone")
         days = self._settings.topics.retention_s / 86_400
         self._say(
             f"{self._stream.topic} keeps the events themselves until its retention ends, {days:g} days after they came, "
             "and backups as long as they are kept"
         )
 
-    def _erase_rows(self, topics: Topics) -> Before:
+    def _erase_rows(self, topics: Topics, found: dict[str, Any]) -> Before:
         """Erase what the workers keep, and what lies in their changelog; return up to where."""
-        done = self._workers.erase(self._users, dry_run=False)
-        self._say(f"workers: {_sum(done, 'rows')} rows are gone, {_sum(done, 'records')} records of the changelog written anew")
+        done = self._workers.erase(self._users, self._stream, dry_run=False)
+        found |= {"rows": _sum(done, "rows"), "records": _sum(done, "records")}
+        self._say(f"workers: {found['rows']} rows are gone, {found['records']} records of the changelog written anew")
         before = {partition: counts["before"] for partition, counts in done.items()}
         topic = changelog_of(self._stream.rows_table)
         if self._holds(before) or topics.is_altered(topic):
@@ -93,7 +101,7 @@ class Erase:
             compact(
                 topics,
                 self._stream,
-                roll=lambda: self._workers.erase(self._users, dry_run=False, before=before),
+                roll=lambda: self._workers.erase(self._users, self._stream, dry_run=False, before=before),
                 holds=lambda: self._holds(before),
             )
         self._say(f"kafka: {topic} holds no row of theirs")
@@ -106,14 +114,15 @@ class Erase:
         return holds_erased(self._reader, self._stream, self._users, erased)
 
     def _wait_for_sinks(self, topic: str, ends: Before) -> None:
-        if self._has_postgres() and ends:
+        if ends:
             self._ask_postgres(applied={topic: ends}, wait_only=True)
 
-    def _erase_postgres(self, before: Before) -> None:
+    def _erase_postgres(self, before: Before) -> int:
+        """Erase what the sinks have not deleted: dead letters, and rows whose changelog is gone; return how many letters."""
         done = self._ask_postgres(before=before, applied=self._ends())
-        self._say(f"postgres: {done['events']} events and {done['letters']} dead letters are gone, and the files anew")
         if not done["statistics"]:
             self._say("postgres: the owner of the database must run `VACUUM FULL pg_catalog.pg_statistic; CHECKPOINT`")
+        return int(done["letters"])
 
     def _ends(self) -> dict[str, dict[int, int]]:
         """Return the ends of the topics from which rows of users come into Postgres."""
@@ -122,12 +131,9 @@ class Erase:
             for topic in (changelog_of(self._stream.rows_table), DEAD_LETTERS)
         }
 
-    def _has_postgres(self) -> bool:
-        return bool(self._settings.postgres.dsn)
-
     def _ask_postgres(self, **fields: Any) -> dict[str, Any]:
         """Have `sinks.erase` do something; no edge knows another, and no user stands in a process list."""
-        order = msgspec.json.encode({"users": list(self._users), **fields})
+        order = msgspec.json.encode({"users": list(self._users), "topic": self._stream.topic, **fields})
         ended = subprocess.run(
             [sys.executable, "-m", "sinks.erase"], input=order, cwd=ROOT, capture_output=True, timeout=POSTGRES_TIME_S_MAX,
             check=False,
@@ -173,12 +179,14 @@ def main(arguments: list[str] | None = None, *, say: Say | None = None) -> int:
             raise SettingsError("kafka.servers is empty: say where Kafka is by TALLY_KAFKA_SERVERS (see stack.env)")
         workers = Workers(settings, options.worker or ())
         with closing(Reader(settings.kafka)) as reader:
-            erase = Erase(settings, reader, workers, users, say=say or _say)
+            runs = [Erase(reader, workers, users, stream=stream, say=say or _say) for stream in STREAMS]
             if not options.yes:
-                erase.dry_run()
+                for each in runs:
+                    each.dry_run()
                 return 0
             with closing(Topics(settings)) as topics:
-                erase.run(topics)
+                for each in runs:
+                    each.run(topics)
     except TallyError as error:
         sys.stderr.write(f"erase: {error}\n")
         return BAD_SETTINGS if isinstance(error, SettingsError) else FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -14,39 +15,42 @@ from agents.erase_rows import Eraser
 from agents.guard import guard
 from agents.protocol import CountingProtocol
 from streams.errors import IncompleteAnswerError, KafkaUnavailableError
+from streams.topics import USER_TAGS
 
 PATH = "/internal/erase"
 SWEEP_INTERVAL_S = 5.0
 
 
 class EraseRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Whom to erase, and before which source offset of each partition; where none is given, before the end of now.
+    """Whom to erase from the rows of which stream, and before which source offset of each partition.
 
-    With *dry_run* rows are only counted.
+    Where none is given, it is before the end of now. With *dry_run* rows are only counted.
     """
 
     users: list[str]
+    topic: str = USER_TAGS.topic
     before: dict[int, int] = {}
     dry_run: bool = True
 
 
-def create_eraser(app: Any, protocol: CountingProtocol) -> None:
-    """Declare the page and the timer of a worker that keeps rows."""
-    if protocol.tables.rows is None:
-        return  # no user is kept here
-    eraser = Eraser(app, protocol)
+def create_eraser(app: Any, protocols: Sequence[CountingProtocol]) -> None:
+    """Declare the page and the timer of a worker that keeps rows; of a stream that keeps none there is nothing to erase."""
+    erasers = {
+        protocol.tables.stream.topic: Eraser(app, protocol) for protocol in protocols if protocol.tables.rows is not None
+    }
 
     @app.timer(SWEEP_INTERVAL_S, name="sweep-erased")
     async def sweep_erased() -> None:
         """Remove rows that a recovery read before the erasure of their erasure."""
         async with guard():
-            with suppress(IncompleteAnswerError):  # a rebalance: whoever has the partition then sweeps it
-                await eraser.sweep()
+            for eraser in erasers.values():
+                with suppress(IncompleteAnswerError):  # a rebalance: whoever has the partition then sweeps it
+                    await eraser.sweep()
 
     async def post(self: Any, request: web.Request, **_: Any) -> web.StreamResponse:
         try:
-            return _json(200, await answer(app, eraser, await request.read()))
-        except msgspec.DecodeError:
+            return _json(200, await answer(app, erasers, await request.read()))
+        except (msgspec.DecodeError, KeyError):
             return _error(400, "bad_request", "the body is not a request to erase")
         except (IncompleteAnswerError, KafkaUnavailableError) as error:
             return _error(503, "incomplete", str(error))
@@ -54,13 +58,15 @@ def create_eraser(app: Any, protocol: CountingProtocol) -> None:
     app.page(PATH, name="page-internal-erase")(type("page-internal-erase", (View,), {"post": post}))
 
 
-async def answer(app: Any, eraser: Eraser, body: bytes) -> dict[str, Any]:
+async def answer(app: Any, erasers: Mapping[str, Eraser], body: bytes) -> dict[str, Any]:
     """Return what was done, or would be, by partition; and every worker that holds one, so that the command misses none.
 
     Raises:
+        KeyError: no rows are kept of that topic.
         IncompleteAnswerError, KafkaUnavailableError: not all was done; asked again, the rest is.
     """
     request = msgspec.json.decode(body, type=EraseRequest)
+    eraser = erasers[request.topic]
     partitions: dict[int, Any]
     if request.dry_run:
         partitions = {partition: {"rows": rows} for partition, rows in eraser.count(request.users).items()}

@@ -27,8 +27,8 @@ from agents.guard import guard
 from agents.protocol import Batch, CountingProtocol
 from streams.errors import IncompleteAnswerError
 from streams.topics import BUCKET_OFFSETS
-from tables.erasures import SWEPT_PREFIX, Erasure, Erasures, digest_of, offset_of, stored_erasures
-from tables.profiles import ORDER, user_of
+from tables.erasures import SWEPT_PREFIX, Erasure, Erasures, digest_of, heads_of, offset_of, stored_erasures
+from tables.profiles import DUPLICATE, INDEX, ORDER, user_of
 from tables.store import Store, flush, write_batch
 
 log = logging.getLogger(__name__)
@@ -88,8 +88,9 @@ class Eraser:
     def count(self, users: Sequence[str]) -> dict[int, int]:
         """Return how many rows of *users* each owned partition has in RocksDB; changes nothing."""
         self.check_ready()
+        heads = [user.encode() + b"\0" for user in users]
         return {
-            partition: sum(1 for user in users for _ in self.store.scan(partition, *_rows_of(user.encode())))
+            partition: sum(1 for head in heads for _ in self.store.scan(partition, *_after(head)))
             for partition in self.store.owned()
         }
 
@@ -122,7 +123,8 @@ class Eraser:
             done.records = await self._rewrite(partition, search, users)
         finally:
             await asyncio.to_thread(search.close)
-        keys = [key for user in users for key in self._erased_rows(partition, user.encode(), erased)]
+        heads = [head for user in users for head in heads_of(user.encode())]
+        keys = [key for head in heads for key in self._erased_rows(partition, head, erased)]
         done.rows = await self._delete(partition, keys, erasures)
         log.info("erased %d users from partition %d", len(users), partition)
         return done
@@ -149,10 +151,11 @@ class Eraser:
 
     # -- RocksDB
 
-    def _erased_rows(self, partition: int, user: bytes, erased: Erasures) -> Iterator[bytes]:
-        """Yield the keys of a user's erased rows; later rows are those of a user who came back."""
-        for key in self.store.keys_between(partition, *_rows_of(user)):
-            if len(key) == len(user) + HEAD_BYTES and erased.covers(user, offset_of(key)):
+    def _erased_rows(self, partition: int, head: bytes, erased: Erasures) -> Iterator[bytes]:
+        """Yield the keys of a user's erased rows that begin with *head*; later rows are those of a user who came back."""
+        for key in self.store.keys_between(partition, *_after(head)):
+            is_row = head.startswith(INDEX) or len(key) == len(head) - 1 + HEAD_BYTES  # else Faust's own
+            if is_row and erased.covers(user_of(key), offset_of(key)):
                 yield key
 
     async def _delete(self, partition: int, keys: Sequence[bytes], erasures: Iterable[Erasure]) -> int:
@@ -163,7 +166,7 @@ class Eraser:
                 write.delete(key)
             write_batch(self._database(partition), write)
             await asyncio.sleep(0)
-        await asyncio.to_thread(compact, self._database(partition), sorted({user_of(key)[:RANGE_BYTES] for key in keys}))
+        await asyncio.to_thread(compact, self._database(partition), sorted({_range_of(key) for key in keys}))
         swept = WriteBatch(raw_mode=True)
         for erasure in erasures:
             swept.put(*erasure.swept)
@@ -222,15 +225,16 @@ class Eraser:
         cursor.seek(low)
         for _ in range(USERS_A_SLICE):
             key = cursor.key() if cursor.valid() else None
-            if key is None or key[0] == 0xFF:
+            if key is None or key.startswith((DUPLICATE, b"\xff")):
                 return None
-            user = user_of(key)
-            if len(key) < HEAD_BYTES or key[len(user)] != 0:
+            user, is_place = user_of(key), key.startswith(INDEX)
+            if not is_place and (len(key) < HEAD_BYTES or key[len(user)] != 0):
                 cursor.next()  # Faust's own key
                 continue
+            head = heads_of(user)[is_place]
             if erased.knows(user):
-                keys.extend(self._erased_rows(partition, user, erased))
-            cursor.seek(user + b"\1")
+                keys.extend(self._erased_rows(partition, head, erased))
+            cursor.seek(head[:-1] + b"\1")
         return bytes(cursor.key()) if cursor.valid() else None
 
     async def _keep_alive(self, partition: int, erasures: Iterable[Erasure]) -> None:
@@ -252,5 +256,11 @@ def compact(database: Rdict, prefixes: Sequence[bytes]) -> None:
         database.compact_range(prefix, prefix + b"\xff" * RANGE_BYTES, options)
 
 
-def _rows_of(user: bytes) -> tuple[bytes, bytes]:
-    return user + b"\0", user + b"\1"
+def _after(head: bytes) -> tuple[bytes, bytes]:
+    """Return the bounds of the keys that begin with a head, which ends in NUL."""
+    return head, head[:-1] + b"\1"
+
+
+def _range_of(key: bytes) -> bytes:
+    head = INDEX if key.startswith(INDEX) else b""
+    return head + user_of(key)[:RANGE_BYTES]

@@ -17,7 +17,7 @@ from streams.errors import KafkaUnavailableError
 from streams.kafka_access import access
 from streams.reading import Reader
 from streams.settings import Settings
-from streams.topics import DEAD_LETTERS, Stream, changelog_of
+from streams.topics import DEAD_LETTERS, SESSIONS, Stream, changelog_of
 from tables.erasures import Erasures, needles, rewrite_span
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class Topics:
         changelog_segment_s = min(topics.segment_s, CHANGELOG_SEGMENT_S_MAX)
         self._usual: dict[str, dict[str, str]] = {
             DEAD_LETTERS: {"message.timestamp.type": "LogAppendTime", "segment.ms": str(topics.segment_s * 1000)},
+            SESSIONS: {"cleanup.policy": "compact,delete", "segment.ms": str(topics.segment_s * 1000)},
         }
         self._usual_changelog = {"cleanup.policy": "delete", "segment.ms": str(changelog_segment_s * 1000)}
         try:

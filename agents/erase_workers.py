@@ -15,6 +15,7 @@ from streams.clock import SYSTEM_CLOCK
 from streams.errors import IncompleteAnswerError, SettingsError
 from streams.internal import token_headers
 from streams.settings import Settings
+from streams.topics import Stream
 
 PATH = "/internal/erase"
 TIMEOUT_S = 3_600.0
@@ -33,6 +34,7 @@ class Workers:
         Raises:
             SettingsError: a URL is none of HTTP.
         """
+        self.settings = settings
         listed = [url.strip() for url in settings.gateway.workers.split(",") if url.strip()]
         self._urls = [url.rstrip("/") for url in (*urls, *listed)] or [f"http://{settings.web.host}:{settings.web.port}"]
         for url in self._urls:
@@ -42,9 +44,9 @@ class Workers:
         self._partitions = settings.topics.partitions
 
     def erase(
-        self, users: Sequence[str], *, dry_run: bool, before: Mapping[int, int] | None = None
+        self, users: Sequence[str], stream: Stream, *, dry_run: bool, before: Mapping[int, int] | None = None
     ) -> dict[int, dict[str, int]]:
-        """Return what was done, or would be, by partition: all of them. A second call does what is left.
+        """Return what was done to a stream's rows, or would be, by partition: all of them. A second call does what is left.
 
         Args:
             before: source offset by partition; None: the end of now.
@@ -52,7 +54,8 @@ class Workers:
         Raises:
             IncompleteAnswerError: a worker does not answer, or partitions have no owner; some may be done.
         """
-        body = msgspec.json.encode({"users": list(users), "dry_run": dry_run, "before": dict(before or {})})
+        asked = {"users": list(users), "topic": stream.topic, "dry_run": dry_run, "before": dict(before or {})}
+        body = msgspec.json.encode(asked)
         until_s = SYSTEM_CLOCK.monotonic_s() + READY_WITHIN_S
         while True:
             why, done = self._ask_all(body)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from agents.guard import BEFORE_END, guard
 from agents.last_stop import LastStops
 from agents.protocol import CountingProtocol
 from agents.watchdog import Watchdog
+from streams import kafka_access, postgres_access
+from streams.certificates import show_certificates
 from streams.lag import DueClock, LagClock
 from streams.topics import BUCKET_OFFSETS
 from tables.store import ARRIVAL_PREFIX, HOUR_MS, SharedCache
@@ -34,12 +37,13 @@ FILES, MEMTABLES, ERRORS = "rocksdb.total-sst-files-size", "rocksdb.cur-size-all
 class Figures:
     """The gauges of one worker; everything runs on its loop, and nothing is asked over the network."""
 
-    def __init__(self, app: Any, protocol: CountingProtocol, watchdog: Watchdog) -> None:
+    def __init__(self, app: Any, protocols: Sequence[CountingProtocol], watchdog: Watchdog) -> None:
         self._app = app
-        self._protocol = protocol
+        self._by_topic = {protocol.tables.stream.topic: protocol for protocol in protocols}
+        self._protocol = protocols[0]  # what is asked of it is one for all: consumer, settings, metrics, clock
         self._watchdog = watchdog
-        self._metrics = protocol.metrics
-        self._clock = protocol.clock
+        self._metrics = self._protocol.metrics
+        self._clock = self._protocol.clock
         self._folder = Path(str(app.conf.datadir))
         self._lags: defaultdict[TP, LagClock] = defaultdict(LagClock)
         self._dues: defaultdict[TP, DueClock] = defaultdict(DueClock)
@@ -51,7 +55,10 @@ class Figures:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Show what is known now, and go on doing so until the app stops."""
         BEFORE_END.append(self._stops.note)
-        self._metrics.configured(self._protocol.settings)
+        settings = self._protocol.settings
+        self._metrics.configured(settings)
+        files = kafka_access.certificate_files(settings.kafka) | postgres_access.certificate_files(settings.postgres.dsn)
+        show_certificates(self._metrics, files, self._clock)
         for reason, at_s in self._stops.read().items():
             self._metrics.last_stop.labels(reason).set(at_s)
         self._app.add_future(self._run())
@@ -71,9 +78,10 @@ class Figures:
         self._show_partitions()
         self._show_group()
         self._show_recovery()
-        for table in self._protocol.tables.all:
-            self._show_store(table)
-        self._show_oldest_arrival()
+        for protocol in self._by_topic.values():
+            for table in protocol.tables.all:
+                self._show_store(table)
+            self._show_oldest_arrival(protocol)
         if SharedCache.cache is not None:
             self._metrics.cache_bytes.set(SharedCache.cache.get_usage())
         if self._folder.exists():
@@ -85,7 +93,8 @@ class Figures:
 
     def _show_partitions(self) -> None:
         metrics, owned = self._metrics, self._protocol.consumer.owned()
-        metrics.partitions.set(len(owned))
+        topics_of = Counter(tp.partition for tp in owned)
+        metrics.partitions.set(sum(topics == len(self._by_topic) for topics in topics_of.values()))
         by_place = (
             metrics.lag, metrics.lag_seconds, metrics.acknowledged, metrics.committed, metrics.commit_age, metrics.watermark,
         )  # fmt: skip
@@ -99,10 +108,11 @@ class Figures:
 
     def _show_partition(self, tp: TP) -> None:
         """Set lag, from the acknowledged position: commits are rounded down; and since when a commit is due."""
-        metrics, consumer, place = self._metrics, self._protocol.consumer, (tp.topic, str(tp.partition))
+        metrics, protocol, place = self._metrics, self._by_topic[tp.topic], (tp.topic, str(tp.partition))
+        consumer = protocol.consumer
         acknowledged = consumer.acknowledged(tp)
-        position = acknowledged if acknowledged is not None else self._protocol.counted(tp.partition) or 0
-        end = max(consumer.highwater(tp) or 0, self._watchdog.ends.get(tp.partition, 0))
+        position = acknowledged if acknowledged is not None else protocol.counted(tp.partition) or 0
+        end = max(consumer.highwater(tp) or 0, self._watchdog.ends.get((tp.topic, tp.partition), 0))
         arrived_ms, now_ms = consumer.arrived_ms(tp), self._clock.now_ms()
         arrived_s = None if arrived_ms is None else arrived_ms / 1000
         metrics.lag.labels(*place).set(max(0, end - position))
@@ -114,7 +124,7 @@ class Figures:
         possible = (acknowledged or 0) // BUCKET_OFFSETS * BUCKET_OFFSETS
         due_s = self._dues[tp].seconds(committed, possible, now_s=self._clock.monotonic_s())
         metrics.commit_age.labels(*place).set(due_s)
-        minute = max(self._protocol.state(tp.partition).open.minutes, default=None)
+        minute = max(protocol.state(tp.partition).open.minutes, default=None)
         if minute is not None:  # a bucket that has just begun says nothing: the last one's stays
             metrics.watermark.labels(*place).set(minute * MINUTE_S)
 
@@ -136,7 +146,7 @@ class Figures:
         active = bool(recovery.in_recovery)
         self._metrics.recovery_active.set(int(active))
         remaining = recovery.active_remaining() if active else {}
-        for table in self._protocol.tables.all:
+        for table in (table for protocol in self._by_topic.values() for table in protocol.tables.all):
             topic = table.changelog_topic.get_topic_name()
             records = sum(max(0, count) for tp, count in remaining.items() if tp.topic == topic)
             self._metrics.recovery_remaining.labels(table.name).set(records)
@@ -172,8 +182,8 @@ class Figures:
             metrics.background_errors.labels(name).inc(max(0, found[ERRORS] - before))
             self._errors[name, partition] = found[ERRORS]
 
-    def _show_oldest_arrival(self) -> None:
-        store, table = self._protocol.tables.block_store, self._protocol.tables.blocks.name
+    def _show_oldest_arrival(self, protocol: CountingProtocol) -> None:
+        store, table = protocol.tables.block_store, protocol.tables.blocks.name
         firsts = (next(store.scan(partition, ARRIVAL_PREFIX, ARRIVAL_PREFIX + b"\xff"), None) for partition in store.owned())
         hours = [int.from_bytes(first[0][len(ARRIVAL_PREFIX) :], "big") for first in firsts if first]
         if hours:
@@ -190,6 +200,6 @@ async def loop_lag_s() -> float:
     return max(0.0, loop.time() - due_s)
 
 
-def create_figures(app: Any, protocol: CountingProtocol, watchdog: Watchdog) -> None:
+def create_figures(app: Any, protocols: Sequence[CountingProtocol], watchdog: Watchdog) -> None:
     """Show the figures of this worker from the moment its loop runs."""
-    app.on_loop.append(Figures(app, protocol, watchdog).start)
+    app.on_loop.append(Figures(app, protocols, watchdog).start)

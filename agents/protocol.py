@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, starmap
 from typing import Any
 
@@ -33,21 +34,23 @@ from rocksdict import WriteBatch
 from agents.beginning import Beginning, beginning_at
 from agents.changelog import BatchProducer, ChangelogRecord, OffsetKeys, Sent, dead_letter, send_groups
 from agents.guard import DeadLetterShare, guard
-from agents.observe import BatchObserver, arrival_ms
+from agents.observe import BatchObserver, Found, arrival_ms
 from streams.clock import Clock
 from streams.errors import DeadLetterWriteError, KafkaUnavailableError
 from streams.metrics import WorkerMetrics
 from streams.runs import Run
 from streams.settings import Settings
 from streams.topics import BUCKET_OFFSETS, DEAD_LETTERS, changelog_of
-from tables.blocks import PROGRESS, BlockKey, OpenBucket, Record, decode_block, newest
+from tables.blocks import PROGRESS, Minutes, Record, decode_block
+from tables.duplicates import stored_duplicates
 from tables.erasures import note_record, stored_erasures
-from tables.fold import Fold, Refused
+from tables.fold import Fold, Judge, Refused
 from tables.partitions import PartitionState
 from tables.profiles import MISROUTED, encode_spans
 from tables.registry import StreamTables
 from tables.store import OFFSET_KEY, Store, note_arrival, write_batch
 from tables.trim import trim
+from tables.versions import versions_of
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ class Batch:
     refused: list[tuple[Refused, Any]] = field(default_factory=list)
     notes: list[tuple[bytes, bytes]] = field(default_factory=list)
     rewritten: list[ChangelogRecord] = field(default_factory=list)
+    end: int = 0
     started_s: float = 0.0
     arrived_ms: int = 0
     unseen_ms: int = 0
@@ -87,7 +91,6 @@ class CountingProtocol:
         )  # fmt: skip
         self.offset_keys = OffsetKeys(self._persisted_offset, lambda table: metrics.frozen.labels(table).inc())
         self._slots = asyncio.Semaphore(settings.worker.batches_in_flight_max)
-        self._sums = len(tables.stream.sums)
 
     @property
     def consumer(self) -> Any:
@@ -102,7 +105,7 @@ class CountingProtocol:
         """Return the state of a partition, a new one at first sight."""
         state = self.states.get(partition)
         if state is None:
-            state = self.states[partition] = PartitionState(partition, self._sums)
+            state = self.states[partition] = PartitionState(partition, self.tables.stream)
         return state
 
     # -- 1. accept
@@ -124,8 +127,13 @@ class CountingProtocol:
         batch = Batch(event=event, started_s=self.clock.monotonic_s())
         state.folding = True
         for run in message.value:
+            if not self._may_judge(state, message):
+                state.abandon()
+                self._slots.release()
+                return
             self._fold_run(state, run, batch)
             await asyncio.sleep(0)  # the views share the loop
+        batch.end = state.next
         self._observe(state, message.value, batch)
         if self.observer.sees_misrouted(state.partition, batch.rows):
             batch.notes.append((MISROUTED, b""))
@@ -149,6 +157,9 @@ class CountingProtocol:
         state.begin(message.epoch, seek.position)
         state.erased.add(stored_erasures(self.tables.row_store, state.partition))
         state.known = self.counted(state.partition) or 0
+        if state.submissions is not None:
+            duplicates = stored_duplicates(self.tables.row_store, state.partition, state.open.number * BUCKET_OFFSETS)
+            state.submissions.begin(duplicates, known=state.known)
         self.metrics.replayed.inc(max(0, state.known - seek.position))
         self._seed(state, beginning)
         log.info("counting %s from offset %d", message.tp, seek.position)
@@ -178,7 +189,7 @@ class CountingProtocol:
     def _seed(self, state: PartitionState, beginning: Beginning) -> None:
         if beginning.seed:
             bucket = state.open
-            stored = self.stored_versions(state.partition, bucket.number)
+            stored = versions_of(self.tables.block_store, state.partition, bucket.number)
             blocks = [(key, decode_block(value)) for key, value in stored if key.minute != PROGRESS]
             bucket.seed(blocks, through=min(beginning.through, bucket.end - 1))
 
@@ -191,9 +202,9 @@ class CountingProtocol:
             self._close_before(state, offset, batch)
             bucket = state.open
             cut = min(end, bucket.end, bucket.counted if offset < bucket.counted else end)
-            minutes = bucket.minutes if offset >= bucket.counted else {}
+            minutes = bucket.minutes if offset >= bucket.counted else Minutes()
             values = run.values[offset - run.base : cut - run.base]
-            for refused in self.fold.fold(values, offset, minutes, batch.rows):
+            for refused in self.fold.fold(values, offset, minutes, batch.rows, judge=self._judge(state, run)):
                 batch.refused.append((refused, run.records[refused.offset - run.base]))
             state.next = offset = cut
         state.next = end
@@ -205,7 +216,21 @@ class CountingProtocol:
         bucket = state.open
         if offset >= bucket.end:
             batch.blocks.append(self._emit(state, bucket.end - 1))
-            state.open = OpenBucket(offset // BUCKET_OFFSETS, self._sums)
+            state.open = bucket.following(offset // BUCKET_OFFSETS)
+
+    def _may_judge(self, state: PartitionState, message: Any) -> bool:
+        """Say whether the index can be asked: without it a batch under way would take duplicates for first ones."""
+        if state.submissions is None:
+            return True
+        is_ours = message.epoch == self.consumer.epoch(message.tp)
+        return is_ours and self.tables.row_store.database(state.partition) is not None  # type: ignore[union-attr]
+
+    def _judge(self, state: PartitionState, run: Run) -> Judge | None:
+        """Return who tells duplicates, for use before the next await; None where there are none."""
+        if state.submissions is None:
+            return None
+        cursor = self.tables.row_store.database(state.partition).iter()  # type: ignore[union-attr] # `_may_judge` has looked
+        return partial(state.submissions.judge, records=run.records, base=run.base, cursor=cursor)
 
     def _emit(self, state: PartitionState, through: int) -> list[Record]:
         store, partition = self.tables.block_store, state.partition
@@ -213,10 +238,9 @@ class CountingProtocol:
         return state.open.emit(through, stored=lambda low, high: store.keys_between(partition, low, high))
 
     def _observe(self, state: PartitionState, runs: list[Run], batch: Batch) -> None:
-        refused = [refused for refused, _ in batch.refused]
-        new = [each for each in refused if each.offset >= state.known]  # others were let through before
-        new_records = min(batch.records, max(0, state.next - state.known))
-        self.observer.folded(runs, records=batch.records, new_records=new_records, refused=refused, new=new)
+        repeated = state.submissions.take_repeated() if state.submissions is not None else (0, 0)
+        found = Found(batch.records, [refused for refused, _ in batch.refused], *repeated)
+        self.observer.folded(runs, found, known=state.known)
         batch.arrived_ms = arrival_ms(runs)
         state.unseen_ms = state.unseen_ms or batch.arrived_ms
 
@@ -265,6 +289,8 @@ class CountingProtocol:
             if self.tables.rows is not None:
                 await self._store_rows(state.partition, batch, acknowledged[self.tables.rows.name])
             if batch.event is not None:
+                if state.submissions is not None:
+                    state.submissions.stored(batch.end)
                 batch.event.ack()
                 self.metrics.batch_seconds.observe(self.clock.monotonic_s() - batch.started_s)
                 self._slots.release()
@@ -358,27 +384,12 @@ class CountingProtocol:
     def _keep_alive(self, state: PartitionState) -> list[Record]:
         """Return the stored versions of the last bucket: sent again they outlive every retention while it is open."""
         state.emitted_at_s = self.clock.monotonic_s()
-        progress = self._progress(state.partition)
-        if progress is None:
-            return []
-        return [(key.encode(), value) for key, value in self.stored_versions(state.partition, progress.bucket)]
-
-    # -- what the store knows
+        store, partition = self.tables.block_store, state.partition
+        progress = store.progress(partition)
+        versions = [] if progress is None else versions_of(store, partition, progress.bucket)
+        return [(key.encode(), value) for key, value in versions]
 
     def counted(self, partition: int) -> int | None:
         """Return the offset before which the stored state has everything; None where nothing is stored."""
-        progress = self._progress(partition)
+        progress = self.tables.block_store.progress(partition)
         return None if progress is None else progress.through + 1
-
-    def _progress(self, partition: int) -> BlockKey | None:
-        low, high = BlockKey(PROGRESS, 0, 0).encode(), b"\xff" * 21
-        keys = self.tables.block_store.keys_between(partition, low, high)
-        return max((BlockKey.decode(key) for key in keys), key=lambda key: key.through, default=None)
-
-    def stored_versions(self, partition: int, bucket: int) -> list[tuple[BlockKey, bytes]]:
-        """Return the newest version of every minute of one bucket, progress included; scans all keys of the partition."""
-        store = self.tables.block_store
-        mine = (key for key in store.keys_between(partition, b"", b"\xff" * 21) if len(key) == 20)
-        best = newest(key for key in mine if BlockKey.decode(key).bucket == bucket)
-        database = store.database(partition)
-        return [] if database is None else [(BlockKey.decode(key), database.get(key)) for key in sorted(best.values())]

@@ -8,13 +8,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from agents.replay_transactions import Transactions, begin
 from agents.verdicts import Court, Judgment, Verdict
 from streams.asking import ask
+from streams.audit import Action, audited
 from streams.clock import SYSTEM_CLOCK
 from streams.codecs import Codec
 from streams.dead_letters import DeadLetter, Position, decode_mark, read_dead_letter
@@ -23,6 +24,7 @@ from streams.event_time import format_instant
 from streams.reading import Reader
 from streams.settings import Settings, load_settings
 from streams.topics import DEAD_LETTERS, REPLAYS, STREAMS, Stream
+from tables.registry import keeps_rows
 
 FAILED = 1
 BAD_SETTINGS = 2
@@ -70,6 +72,17 @@ class Replay:
         self._url = url
         self._say = say
 
+    def send_noted(self, choice: Choice, *, unproven: bool) -> None:
+        """Send as `send`; that it begins, and how it ended, is noted in Postgres.
+
+        Raises:
+            AuditError: Postgres does not take the note.
+            TallyError: as of `send`.
+        """
+        detail = asdict(choice) | {"reasons": sorted(choice.reasons), "unproven": unproven}
+        with audited(self._settings, Action.REPLAY, detail) as found:
+            found.update(asyncio.run(self.send(choice, unproven=unproven)))
+
     def letters(self, choice: Choice) -> Iterator[DeadLetter]:
         """Yield the chosen dead letters, each identity once: a redelivery may have written it again."""
         seen: set[Position] = set()
@@ -102,9 +115,9 @@ class Replay:
         )
 
     def _ask_event(self, stream: Stream, user: str, time: str) -> Mapping[str, Any]:
-        if not self._settings.worker.profiles:
+        if not keeps_rows(stream, self._settings):
             return {"events": [], "partitions": [], "complete": False}  # no rows that could tell
-        return ask(self._url, "/event", {stream.key: user, stream.time: time})
+        return ask(self._url, f"{stream.path}/event", {stream.key: user, stream.time: time})
 
     def list_groups(self, choice: Choice) -> None:
         """Say how many there are by reason, stage and detail, and how many of them were replayed."""
@@ -152,8 +165,10 @@ class Replay:
             judged.add(letter, court.judge(letter, marks))
         judged.summarize(sent="would be sent")
 
-    async def send(self, choice: Choice, *, unproven: bool) -> None:
-        """Send what passes, a transaction for each few hundred; killed at any moment, the next run sends the rest.
+    async def send(self, choice: Choice, *, unproven: bool) -> dict[str, int]:
+        """Send what passes, a transaction for each few hundred, and return how many there were of each verdict.
+
+        Killed at any moment, the next run sends the rest.
 
         Raises:
             TallyError: it cannot go on; what it has said to be sent, is.
@@ -170,6 +185,7 @@ class Replay:
                     batch = []
             await self._send_batch(transactions, batch)
             judged.summarize(sent="sent")
+            return judged.counts
 
     async def _send_batch(self, transactions: Transactions, batch: Sequence[DeadLetter]) -> None:
         if batch:
@@ -184,6 +200,11 @@ class Judged:
         self._say = say
         self._sent = {Verdict.PASSES, Verdict.UNPROVEN} if unproven else {Verdict.PASSES}
         self._counts: Counter[Verdict] = Counter()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there were of each verdict."""
+        return {str(verdict): count for verdict, count in sorted(self._counts.items())}
 
     def add(self, letter: DeadLetter, judgment: Judgment) -> bool:
         """Count a letter and return whether it is to be sent."""
@@ -254,7 +275,7 @@ def _do(options: argparse.Namespace, replay: Replay) -> int:
     elif choice == Choice() and not options.all:
         raise SettingsError("say which are to be sent: --reason, --partition …, or --all")
     else:
-        asyncio.run(replay.send(choice, unproven=options.unproven))
+        replay.send_noted(choice, unproven=options.unproven)
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from streams.clock import Clock
 from streams.codecs import Codec
-from streams.dead_letters import COUNT_STAGE, DeadLetter, Position
+from streams.dead_letters import COUNT_STAGE, GATEWAY_STAGE, DeadLetter, Position
 from streams.errors import InvalidEventError
 from streams.topics import Stream
 
@@ -30,7 +30,7 @@ class Verdict(StrEnum):
     OPEN_BUCKET = "open_bucket"
     """The workers read it again at their next start, and count it if it decodes then."""
     NOT_A_SOURCE_RECORD = "not_a_source_record"
-    """It was counted by the worker, or is a changelog record: only Postgres lacks it."""
+    """It was counted by the worker, or is a changelog record: only Postgres lacks it. Or it never was in a topic."""
 
 
 class Judgment(NamedTuple):
@@ -70,6 +70,8 @@ class Court:
         codec = self.codecs.get(letter.source.topic)
         if codec is None or letter.stage != COUNT_STAGE:
             why = f"put aside by {letter.stage!r}: mend Postgres and fill it anew (docs/operations.md), do not send it again"
+            if letter.stage == GATEWAY_STAGE:
+                why = "dropped at the door, which told its producer: mend that, and let it send the event anew"
             return Judgment(Verdict.NOT_A_SOURCE_RECORD, why)
         if letter.source in marks:
             return Judgment(Verdict.REPLAYED, f"lies at {marks[letter.source]}")

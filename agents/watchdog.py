@@ -13,7 +13,7 @@ import threading
 import traceback
 import warnings
 from asyncio import AbstractEventLoop
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,6 +39,8 @@ ASK_TIMEOUT_MS = 5_000
 STUCK_S = 30.0
 """After so long without a turn of the loop the log says where it is: the process may have to be ended, which tells nothing."""
 FRAMES_MAX = 12
+Place = tuple[str, int]
+"""Source topic and partition."""
 CHATTY = ("aiokafka", "kafka")
 """These log every failed try to connect as an error; the watchdog says once when an outage begins, and when it ends."""
 
@@ -51,13 +53,13 @@ class Inside:
         ready: recovered, and no rebalance under way.
         recovered: records read back so far; grows during a recovery.
         member: name by which the group knows it, empty while it joins.
-        reached: of each partition that it owns, the offset before which everything is acknowledged.
+        reached: of each source partition that it owns, the offset before which everything is acknowledged.
     """
 
     ready: bool
     recovered: int
     member: str
-    reached: Mapping[int, int]
+    reached: Mapping[Place, int]
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,13 @@ class Outside:
 
     Attributes:
         members: names of the group's members.
-        ends: of each partition, the offset after the last committed record.
-        committed: of each partition, the offset that the group has committed.
+        ends: of each source partition, the offset after the last committed record.
+        committed: of each source partition, the offset that the group has committed.
     """
 
     members: frozenset[str]
-    ends: Mapping[int, int]
-    committed: Mapping[int, int]
+    ends: Mapping[Place, int]
+    committed: Mapping[Place, int]
 
 
 def waits(inside: Inside, outside: Outside) -> dict[str, int]:
@@ -82,12 +84,13 @@ def waits(inside: Inside, outside: Outside) -> dict[str, int]:
     found = {}
     if inside.member not in outside.members:
         found["its group does not know it"] = 0
-    for partition, reached in inside.reached.items():
-        if reached < outside.ends.get(partition, 0):
-            found[f"partition {partition} is not read on from offset {reached}"] = reached
-        committed = outside.committed.get(partition, 0)
+    for place, reached in inside.reached.items():
+        topic, partition = place
+        if reached < outside.ends.get(place, 0):
+            found[f"partition {partition} of {topic} is not read on from offset {reached}"] = reached
+        committed = outside.committed.get(place, 0)
         if committed < reached // BUCKET_OFFSETS * BUCKET_OFFSETS:
-            found[f"the commit of partition {partition} stays at offset {committed}"] = committed
+            found[f"the commit of partition {partition} of {topic} stays at offset {committed}"] = committed
     return found
 
 
@@ -121,16 +124,17 @@ class Watchdog:
     """Watches one worker from its own thread.
 
     Attributes:
-        ends: of each partition, the offset after the last committed record, as Kafka last said; for whoever shows the lag.
+        ends: of each source partition, the offset after the last committed record, as Kafka last said; for whoever shows the
+            lag.
     """
 
-    def __init__(self, app: Any, protocol: CountingProtocol) -> None:
+    def __init__(self, app: Any, protocols: Sequence[CountingProtocol]) -> None:
         self._app = app
-        self._protocol = protocol
-        self._clock = protocol.clock
-        self._topic = protocol.tables.stream.topic
-        self._timeout_s = protocol.settings.worker.stall_timeout_s
-        self.ends: Mapping[int, int] = {}
+        self._protocol = protocols[0]  # what is asked of it is one for all: consumer, settings, metrics, clock
+        self._clock = self._protocol.clock
+        self._topics = [protocol.tables.stream.topic for protocol in protocols]
+        self._timeout_s = self._protocol.settings.worker.stall_timeout_s
+        self.ends: Mapping[Place, int] = {}
         self._admin: Any = None
         self._stalls = Stalls()
         self._silent_since_s: float | None = None
@@ -213,7 +217,7 @@ class Watchdog:
             ready=tables.actives_ready and not self._app.rebalancing,
             recovered=sum(tables.recovery.active_offsets.values()),
             member=consumer.member(),
-            reached={tp.partition: self._reached(tp) for tp in consumer.owned()},
+            reached={(tp.topic, tp.partition): self._reached(tp) for tp in consumer.owned()},
         )
 
     def _reached(self, tp: Any) -> int:
@@ -229,7 +233,8 @@ class Watchdog:
             kafka = self._protocol.settings.kafka
             servers = kafka.servers.split(",")
             self._admin = KafkaAdminClient(bootstrap_servers=servers, request_timeout_ms=ASK_TIMEOUT_MS, **access(kafka))
-        partitions = [TopicPartition(self._topic, number) for number in range(self._protocol.settings.topics.partitions)]
+        numbers = range(self._protocol.settings.topics.partitions)
+        partitions = [TopicPartition(topic, number) for topic in self._topics for number in numbers]
         ends = self._admin.list_partition_offsets(
             dict.fromkeys(partitions, OffsetSpec.LATEST),
             isolation_level=IsolationLevel.READ_COMMITTED,
@@ -239,8 +244,8 @@ class Watchdog:
         group = self._admin.describe_groups([APP_ID])[APP_ID]
         return Outside(
             members=frozenset(member["member_id"] for member in group["members"]),
-            ends={tp.partition: end.offset for tp, end in ends.items()},
-            committed={tp.partition: offset.offset for tp, offset in offsets.items() if tp.topic == self._topic},
+            ends={(tp.topic, tp.partition): end.offset for tp, end in ends.items()},
+            committed={(tp.topic, tp.partition): offset.offset for tp, offset in offsets.items() if tp.topic in self._topics},
         )
 
     def _disconnect(self) -> None:
@@ -249,10 +254,10 @@ class Watchdog:
             self._admin = None
 
 
-def create_watchdog(app: Any, protocol: CountingProtocol) -> Watchdog:
+def create_watchdog(app: Any, protocols: Sequence[CountingProtocol]) -> Watchdog:
     """Watch this worker from the moment its loop runs, before recovery, until the process ends; a stop may hang too."""
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    watchdog = Watchdog(app, protocol)
+    watchdog = Watchdog(app, protocols)
     app.on_loop.append(watchdog.start)
     return watchdog

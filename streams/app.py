@@ -13,6 +13,7 @@ from typing import Any
 
 import faust
 from faust.tables.manager import TableManager
+from faust.types import TP
 
 from streams import transport
 from streams.clock import SYSTEM_CLOCK
@@ -40,11 +41,43 @@ LISTENING_WITHIN_S = 1.0
 LISTENING_POLL_S = 0.005
 
 
-class Tables(TableManager):
-    """Faust's tables, which wait until the agents listen, where Faust waits for a second.
+NEVER = -1
+"""No rebalance has this number."""
 
-    Topics are subscribed to right after it, and what an agent names later 45 s later.
+
+class Tables(TableManager):
+    """Faust's tables, which are ready for the last rebalance or not at all, and start as soon as the agents listen.
+
+    Faust waits a second for these. Topics are subscribed to right after it, and what an agent names later 45 s later.
+
+    Faust says once, as a rebalance begins, that nothing is ready and nothing is fetched. A recovery that ends after that,
+    because it was in its last steps, takes both back, and what the rebalance then brings is answered for while it is empty.
     """
+
+    _assigned_in = 0
+    _recovered_in = NEVER
+
+    @property
+    def is_last(self) -> bool:
+        """Say whether what is recovered now, or was, is what the last rebalance to have begun has assigned."""
+        return self._assigned_in == self.app.rebalancing_count and not self.recovery.signal_recovery_start.is_set()
+
+    @property
+    def actives_ready(self) -> bool:
+        """Say whether everything is recovered that the last rebalance to have begun has assigned."""
+        return bool(self._recovered_in == self.app.rebalancing_count)
+
+    @actives_ready.setter
+    def actives_ready(self, ready: bool) -> None:
+        self._recovered_in = self.app.rebalancing_count if ready else NEVER
+
+    async def on_rebalance(self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0) -> None:
+        await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
+        self._assigned_in = self.app.rebalancing_count  # the next one begins, on another thread, when this has returned
+
+    def on_actives_ready(self) -> None:
+        if self.is_last:
+            self._recovered_in = self._assigned_in  # not the count of now: that thread does not wait for this line
 
     async def on_start(self) -> None:
         deadline_s = SYSTEM_CLOCK.monotonic_s() + LISTENING_WITHIN_S
@@ -78,6 +111,10 @@ class App(faust.App):
         await super().on_first_start()
         for call in self.on_loop:
             call(asyncio.get_running_loop())
+
+    def on_rebalance_end(self) -> None:
+        if self.tables.is_last:
+            super().on_rebalance_end()
 
     async def drain(self) -> None:
         """Return after the drain time, or when `end_drain` is called; at once where this worker is not ready anyhow."""

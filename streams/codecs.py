@@ -2,7 +2,8 @@
 
 The pydantic model decides. The fast decoder is a struct made of that model, and takes only what pydantic takes, with equal
 values; a property test holds the two together. What msgspec is laxer about never reaches it alone: it skips unknown
-fields without checking their UTF-8, and nests deeper than pydantic's parser.
+fields without checking their UTF-8, and nests deeper than pydantic's parser. A record that is too long for that to be looked
+at is taken fast only if it has no unknown field: then nothing is skipped, and nothing nests but what is declared.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from streams.event_time import CANONICAL_LENGTH, FRACTIONS, SECOND_TEXT_LENGTH, 
 from streams.schemas import check_instant, check_text
 from streams.topics import Stream
 
-EVENT_BYTES_MAX = 262_144
 PLAIN_BYTES_MAX = 400
 """pydantic's parser nests 200 deep at most; so many brackets and a whole event need more bytes than this."""
 BRACKETS_MAX = 100
@@ -58,9 +58,12 @@ class Codec:
         refuse_unknown_checks(stream.schema, instant=stream.time)
         self.stream = stream
         self.struct = struct_of(stream.schema)
-        decoder: Any = msgspec.json.Decoder(self.struct)
-        self.fast: Decode = decoder.decode
-        self._fast_lines: Callable[[bytes], list[Any]] = decoder.decode_lines
+        short: Any = msgspec.json.Decoder(self.struct)
+        long: Any = msgspec.json.Decoder(struct_of(stream.schema, closed=True))
+        self._short: Decode = short.decode
+        self._short_lines: Callable[[bytes], list[Any]] = short.decode_lines
+        self._long: Decode = long.decode
+        self._long_lines: Callable[[bytes], list[Any]] = long.decode_lines
         self.key_of: Callable[[Any], str] = attrgetter(stream.key)
         self.time_of: Callable[[Any], str] = attrgetter(stream.time)
         self.kind_of: Callable[[Any], str] = attrgetter(stream.kind)
@@ -77,14 +80,15 @@ class Codec:
             Exception: one of `FAST_ERRORS`; some value is invalid, or may be: ask `decode` about each.
         """
         joined = LINE_BREAK.join(values)  # type: ignore[arg-type]
+        longest = max(map(len, values))  # type: ignore[arg-type]
         if not (
-            max(map(len, values)) <= PLAIN_BYTES_MAX  # type: ignore[arg-type]
+            longest <= self.stream.bytes_max
             and set(map(_FIRST, values)) == {OPENING}  # type: ignore[arg-type]
             and set(map(_LAST, values)) == {CLOSING}  # type: ignore[arg-type]
             and is_text_safe(joined)
         ):
             raise ValueError("not for the fast decoder")
-        events = self._fast_lines(joined)
+        events = (self._short_lines if longest <= PLAIN_BYTES_MAX else self._long_lines)(joined)
         if len(events) != len(values):
             raise ValueError("some record is not one document")
         texts = list(map(self.time_of, events))
@@ -100,10 +104,10 @@ class Codec:
         """
         if raw is None or not raw:
             raise InvalidEventError(Reason.EMPTY, "the record has no value")
-        if len(raw) > EVENT_BYTES_MAX:
-            raise InvalidEventError(Reason.TOO_LARGE, f"{len(raw)} bytes; an event has at most {EVENT_BYTES_MAX}")
+        if len(raw) > self.stream.bytes_max:
+            raise InvalidEventError(Reason.TOO_LARGE, f"{len(raw)} bytes; an event has at most {self.stream.bytes_max}")
         try:
-            event = self.fast(raw) if is_safe(raw) else self._authority(raw)
+            event = self._fast(raw)
         except FAST_ERRORS:
             event = self._authority(raw)
         text = self.time_of(event)
@@ -114,6 +118,16 @@ class Codec:
             raise AssertionError("pydantic took a time that the fast decoder refuses") from None
         return event, at_ms
 
+    def _fast(self, raw: bytes) -> Any:
+        """Return the event of the fast decoder.
+
+        Raises:
+            Exception: one of `FAST_ERRORS`; only the authority can tell.
+        """
+        if not is_text_safe(raw):
+            raise ValueError("not for the fast decoder")
+        return (self._short if is_shallow(raw) else self._long)(raw)
+
     def _authority(self, raw: bytes) -> Any:
         try:
             model = self.stream.schema.model_validate_json(raw)
@@ -122,11 +136,9 @@ class Codec:
         return msgspec.convert(model.model_dump(), self.struct)
 
 
-def is_safe(raw: bytes) -> bool:
-    """Say whether the fast decoder may be asked: cheap, and wrong only to the safe side."""
-    if len(raw) > PLAIN_BYTES_MAX and (len(raw) > CAREFUL_BYTES_MAX or raw.count(b"[") + raw.count(b"{") > BRACKETS_MAX):
-        return False
-    return is_text_safe(raw)
+def is_shallow(raw: bytes) -> bool:
+    """Say whether what the fast decoder skips is surely what the authority's parser takes: wrong only to the safe side."""
+    return len(raw) <= PLAIN_BYTES_MAX or (len(raw) <= CAREFUL_BYTES_MAX and raw.count(b"[") + raw.count(b"{") <= BRACKETS_MAX)
 
 
 def is_text_safe(raw: bytes) -> bool:
@@ -203,14 +215,14 @@ def refuse_unknown_checks(model: type[BaseModel], *, instant: str, path: str = "
                 refuse_unknown_checks(annotation, instant=instant, path=f"{place}.")
 
 
-def struct_of(model: type[BaseModel]) -> type[msgspec.Struct]:
-    """Return a struct with the fields, types and limits of a pydantic model.
+def struct_of(model: type[BaseModel], *, closed: bool = False) -> type[msgspec.Struct]:
+    """Return a struct with the fields, types and limits of a pydantic model; a *closed* one refuses unknown fields.
 
     Raises:
         TypeError: the model uses a type that has no counterpart here.
     """
-    fields = [(name, _type_of(field)) for name, field in model.model_fields.items()]
-    return msgspec.defstruct(model.__name__, fields, gc=False, frozen=True)
+    fields = [(name, _type_of(field, closed=closed)) for name, field in model.model_fields.items()]
+    return msgspec.defstruct(model.__name__, fields, gc=False, frozen=True, forbid_unknown_fields=closed)
 
 
 def _plain(field: FieldInfo | Any) -> tuple[Any, list[Any]]:
@@ -223,24 +235,31 @@ def _plain(field: FieldInfo | Any) -> tuple[Any, list[Any]]:
 
 
 def _members(field: FieldInfo | Any) -> list[tuple[Any, list[Any]]]:
-    """Return annotation and metadata of a field, or of each member of its union."""
+    """Return annotation and metadata of a field, and of each member of its union or of its list's elements."""
     annotation, metadata = _plain(field)
-    if get_origin(annotation) not in (Union, types.UnionType):
+    if get_origin(annotation) not in (list, Union, types.UnionType):
         return [(annotation, metadata)]
     members = [member for part in get_args(annotation) for member in _members(part)]
     return [(annotation, metadata), *members]
 
 
-def _type_of(field: FieldInfo | Any) -> Any:
+def _type_of(field: FieldInfo | Any, *, closed: bool) -> Any:
     annotation, metadata = _plain(field)
     if get_origin(annotation) in (Union, types.UnionType):
-        return Union[tuple(_type_of(member) for member in get_args(annotation))]  # noqa: UP007 - built at run time
+        return Union[tuple(_type_of(member, closed=closed) for member in get_args(annotation))]  # noqa: UP007 - at run time
     if get_origin(annotation) is Literal:
         return annotation
+    if get_origin(annotation) is list:
+        (element,) = get_args(annotation)
+        return _limited(list[_type_of(element, closed=closed)], metadata)  # type: ignore[misc]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return struct_of(annotation)
+        return struct_of(annotation, closed=closed)
     if annotation not in (int, str):
         raise TypeError(f"no fast type for {annotation!r}")
+    return _limited(annotation, metadata)
+
+
+def _limited(fast: Any, metadata: Iterable[Any]) -> Any:
     limits: dict[str, Any] = {}
     for item in metadata:
         if isinstance(item, annotated_types.Ge):
@@ -249,4 +268,4 @@ def _type_of(field: FieldInfo | Any) -> Any:
             limits["le"] = item.le
         elif isinstance(item, annotated_types.MaxLen):
             limits["max_length"] = item.max_length
-    return Annotated[annotation, msgspec.Meta(**limits)] if limits else annotation
+    return Annotated[fast, msgspec.Meta(**limits)] if limits else fast

@@ -20,6 +20,8 @@ COUNT_STAGE = "count"
 """The worker's: its dead letters are records of a source topic that nobody counted."""
 SINKS_STAGE = "sinks"
 """The sinks': theirs were counted, and could not be written."""
+GATEWAY_STAGE = "gateway"
+"""The gateway's: theirs were never in a source topic; their position is made up (docs/decisions/0025)."""
 NUMBER_DIGITS_MAX = 19
 
 Headers = Sequence[tuple[str, bytes | None]]

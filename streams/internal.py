@@ -20,7 +20,8 @@ def token_headers(web: Web) -> dict[str, str]:
 
 def is_allowed(web: Web, headers: Mapping[str, str]) -> bool:
     """Say whether a request comes from one of our own processes; without a token everybody on this machine is."""
-    return not web.token or compare_digest(headers.get(HEADER, "").encode(), f"Bearer {web.token}".encode())
+    given = headers.get(HEADER, "").encode(errors="surrogateescape")  # bytes of whatever encoding, as aiohttp has read them
+    return not web.token or compare_digest(given, f"Bearer {web.token}".encode())
 
 
 def is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import Any
 
 from streams.errors import SettingsError
@@ -35,6 +36,12 @@ def access(kafka: Kafka) -> dict[str, Any]:
 def uses_sasl(kafka: Kafka) -> bool:
     """Say whether brokers want a name and a password."""
     return kafka.security_protocol.startswith("SASL_")
+
+
+def certificate_files(kafka: Kafka) -> dict[str, Path]:
+    """Return the files of certificates that a client reads at its start, by what they are; none without TLS."""
+    named = {"kafka_ca": kafka.ca_file, "kafka_cert": kafka.cert_file} if kafka.security_protocol.endswith("SSL") else {}
+    return {name: Path(path) for name, path in named.items() if path}
 
 
 def tls_context(kafka: Kafka) -> ssl.SSLContext | None:

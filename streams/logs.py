@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
 
 from streams.repeats import RepeatLimit
+from streams.request_id import WithRequestId
 from streams.settings import Settings
 
 HIDDEN = "***"
@@ -32,7 +33,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
 _CREDENTIALS = re.compile(
     r"(://[^/@\s:]*:)[^/@\s]+(?=@)|(\b(?:password|passwd|secret)\s*[=:]\s*|\btoken=)[^\s,;&'\"]+", re.IGNORECASE
 )
-_BEARER = re.compile(r"(\bbearer\s+|\bauthorization\W+basic\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
+_BEARER = re.compile(r"(\bbearer\s+|\bapikey\s+|\bauthorization\W+basic\s+)[\w.~+/=-]{8,}", re.IGNORECASE)
 _BREAKS = {ord(char): repr(char)[1:-1] for char in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\x1b\0"}
 
 
@@ -182,6 +183,7 @@ def make_handler(settings: Settings, service: Service) -> LineHandler:
     handler = LineHandler()
     handler.setFormatter(JsonFormatter(service, redact) if settings.log.format == "json" else TextFormatter(redact))
     handler.addFilter(WithoutNoise())
+    handler.addFilter(WithRequestId())
     return handler
 
 

@@ -7,6 +7,7 @@ are updated by batch or by request, never by event.
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from hashlib import sha256
 from importlib.metadata import version as version_of
 
@@ -51,6 +52,9 @@ class ProcessMetrics:
         self.build = self.gauge("tally_build_info", "1, with what runs here", "version", "python", "faust")
         self.config = self.gauge("tally_config_info", "1, with a digest of the settings that all processes share", "digest")
         self.setting = self.gauge("tally_setting", "settings that alerts compare with, in their own unit", "name")
+        self.certificate_expiry = self.gauge(
+            "tally_certificate_expiry_timestamp_seconds", "when certificates that this process uses end; 0: unreadable", "file"
+        )
         self.build.labels(VERSION, platform.python_version(), version_of("faust-streaming")).set(1)
 
     def configured(self, settings: Settings) -> None:
@@ -85,7 +89,9 @@ class WorkerMetrics(ProcessMetrics):
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         super().__init__(registry)
-        self.events = self.counter("tally_events_total", "source records by result: counted, dead_letter", "result")
+        self.events = self.counter(
+            "tally_events_total", "source records by result: counted, duplicate, dead_letter", "topic", "result"
+        )
         self.batch_records = self.histogram("tally_batch_records", "records of one source batch", edges=RECORDS)
         self.batch_seconds = self.histogram("tally_batch_duration_seconds", "from hand-out to acknowledgment of a batch")
         self.event_age = self.histogram("tally_event_age_seconds", "age of a batch's newest record when folded", edges=AGE_S)
@@ -101,7 +107,8 @@ class WorkerMetrics(ProcessMetrics):
         )
         self._recovery_metrics()
         self.dead_letters = self.counter("tally_dead_letters_total", "records that could not be counted", "reason")
-        self.dead_letter_share = self.gauge("tally_dead_letters_share", "dead letters among the last records, 0 to 1")
+        self.dead_letter_share = self.gauge("tally_dead_letters_share", "dead letters among the last records, 0 to 1", "topic")
+        self.duplicates = self.counter("tally_duplicates_total", "submissions that came before, each told once", "topic")
         self.changelog_bytes = self.counter("tally_changelog_bytes_total", "bytes sent before compression", "table")
         self.replayed = self.counter("tally_replayed_offsets_total", "source offsets read again after a seek")
         self.rewinds = self.counter("tally_rewinds_total", "returns to the committed offset after a lost batch")
@@ -112,7 +119,7 @@ class WorkerMetrics(ProcessMetrics):
         self.state_bytes = self.gauge("tally_state_bytes", "size of RocksDB's files", "table", "partition")
         self.memtable_bytes = self.gauge("tally_memtable_bytes", "RocksDB's memtables", "table")
         self.cache_bytes = self.gauge("tally_block_cache_bytes", "RocksDB's block cache in use, all tables")
-        self.partitions = self.gauge("tally_partitions_assigned", "source partitions that this worker owns")
+        self.partitions = self.gauge("tally_partitions_assigned", "partitions that this worker owns, of every source topic")
         self.loop_lag = self.histogram("tally_event_loop_lag_seconds", "how late a timer of the event loop fires")
         self.loop_stuck = self.counter("tally_loop_stuck_total", "times that the event loop did not turn for long")
         self.last_stop = self.gauge(
@@ -154,6 +161,13 @@ class GatewayMetrics(ProcessMetrics):
         self.seconds = self.histogram("tally_gateway_request_duration_seconds", "from request to answer", "route")
         self.events = self.counter("tally_gateway_events_total", "events by result: acknowledged, refused, failed", "result")
         self.refused = self.counter("tally_gateway_refused_total", "events refused at the door", "reason")
+        self.failures = self.counter("tally_gateway_failures_total", "requests answered 500: a fault of ours", "route")
+        self.loop_lag = self.gauge(
+            "tally_loop_lag_seconds", "how late the latest timer of the event loop was, of the last 10 s"
+        )
+        self.requests_refused = self.counter(
+            "tally_gateway_requests_refused_total", "requests not let through, by intake and reason", "intake", "reason"
+        )
         self.waiting = self.gauge("tally_gateway_events_waiting", "events not yet acknowledged by Kafka")
         self.queries_waiting = self.gauge("tally_gateway_queries_waiting", "queries that wait for a worker to come back")
         self.batch_events = self.histogram("tally_gateway_batch_events", "events of one batch to Kafka", edges=RECORDS)
@@ -162,6 +176,39 @@ class GatewayMetrics(ProcessMetrics):
         self.connections = self.gauge("tally_gateway_connections", "open connections of clients")
         self.workers_ready = self.gauge("tally_gateway_workers_ready", "workers that this gateway believes ready")
         self.mismatches = self.counter("tally_gateway_debug_mismatches_total", "answers unlike the body's expected", "query")
+        self._events_metrics()
+        self._intakes: list[tuple[Callable[[], int], Callable[[], bool]]] = []
+
+    def _events_metrics(self) -> None:
+        self.event_results = self.counter(
+            "tally_gateway_event_results_total",
+            "events of /v1 by route and result: ok, duplicate, warning, drop, retry, queued",
+            "route",
+            "result",
+        )
+        self.conflicts = self.counter(
+            "tally_gateway_event_conflicts_total", "events that came before with the same id and differ"
+        )
+        self.letters = self.counter(
+            "tally_gateway_dead_letters_total", "dead letters of dropped events by result: acknowledged, failed", "result"
+        )
+        self.decoded_bytes = self.counter(
+            "tally_gateway_decoded_bytes_total", "bytes of bodies after they were expanded", "route"
+        )
+        self.clock_skew = self.histogram(
+            "tally_gateway_clock_skew_seconds", "X-Sent-At against receipt: clocks ahead, or behind", "direction", edges=AGE_S
+        )
+        self.beacon_refusals = self.counter(
+            "tally_gateway_beacon_refusals_total",
+            "beacons of which something was not taken, by the status it would have",
+            "code",
+        )
+
+    def watch_intake(self, *, waiting: Callable[[], int], is_up: Callable[[], bool]) -> None:
+        """Show an intake too: how many events wait in all of them, and whether Kafka answers each."""
+        self._intakes.append((waiting, is_up))
+        self.waiting.set_function(lambda: sum(waiting() for waiting, _ in self._intakes))
+        self.dependency_up.labels("kafka").set_function(lambda: all(is_up() for _, is_up in self._intakes))
 
 
 class SinkMetrics(ProcessMetrics):
@@ -175,6 +222,8 @@ class SinkMetrics(ProcessMetrics):
         )
         self.seconds = self.histogram("tally_sink_transaction_duration_seconds", "one transaction, commit included")
         self.records = self.histogram("tally_sink_transaction_records", "records of one transaction", edges=RECORDS)
+        self.copy_rows = self.histogram("tally_sink_copy_rows", "rows of one COPY, by table", "table", edges=RECORDS)
+        self.forward_queue = self.gauge("tally_forward_queue_rows", "rows of submissions not yet in Postgres, of all sinks")
         self.lag = self.gauge("tally_sink_lag_records", "records not yet in Postgres", "topic", "partition")
         self.lag_seconds = self.gauge(
             "tally_sink_lag_seconds", "age of the oldest record not yet in Postgres", "topic", "partition"
@@ -187,5 +236,8 @@ class SinkMetrics(ProcessMetrics):
         self.retries = self.counter("tally_sink_retries_total", "transactions tried again, by SQLSTATE class", "sqlstate")
         self.refused = self.counter("tally_sink_refused_total", "rows that Postgres refused", "table")
         self.rollup_seconds = self.histogram("tally_sink_rollup_duration_seconds", "rolling up one hour or day", "unit")
+        self.rollup_progress = self.gauge(
+            "tally_sink_rollup_progress_timestamp_seconds", "when the roller last rolled something up, or saw that all is"
+        )
         self.rollups_waiting = self.gauge("tally_sink_rollups_waiting", "hours that are over and not rolled up yet")
         self.last_success = self.gauge("tally_sink_last_success_timestamp_seconds", "when the last transaction committed")

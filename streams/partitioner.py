@@ -6,10 +6,10 @@ from struct import Struct
 
 from streams.errors import SettingsError
 
-_SEED = 0x9747B28C
-_MULTIPLIER = 0x5BD1E995
+SEED = 0x9747B28C
+MULTIPLIER = 0x5BD1E995
 _WORD = 0xFFFFFFFF
-_POSITIVE = 0x7FFFFFFF
+POSITIVE = 0x7FFFFFFF
 _KEY_WORDS_PREPARED = 64
 _UNPACKERS = tuple(Struct(f"<{words}I").unpack_from for words in range(_KEY_WORDS_PREPARED))
 
@@ -27,20 +27,20 @@ def murmur2(key: bytes) -> int:
     length = len(key)
     words = length >> 2
     unpack = _UNPACKERS[words] if words < _KEY_WORDS_PREPARED else Struct(f"<{words}I").unpack_from
-    state = _SEED ^ length
+    state = SEED ^ length
     for word in unpack(key):
-        mixed = word * _MULTIPLIER & _WORD
-        state = (state * _MULTIPLIER ^ (mixed ^ mixed >> 24) * _MULTIPLIER) & _WORD
+        mixed = word * MULTIPLIER & _WORD
+        state = (state * MULTIPLIER ^ (mixed ^ mixed >> 24) * MULTIPLIER) & _WORD
     rest = length & 3
     if rest:
-        state = (state ^ int.from_bytes(key[-rest:], "little")) * _MULTIPLIER & _WORD
-    state = (state ^ state >> 13) * _MULTIPLIER & _WORD
+        state = (state ^ int.from_bytes(key[-rest:], "little")) * MULTIPLIER & _WORD
+    state = (state ^ state >> 13) * MULTIPLIER & _WORD
     return state ^ state >> 15
 
 
 def partition_of(key: bytes, partitions: int) -> int:
     """Return the partition, from 0, that Kafka's default partitioner gives *key*."""
-    return (murmur2(key) & _POSITIVE) % partitions
+    return (murmur2(key) & POSITIVE) % partitions
 
 
 def check_partitions(topic: str, found: int, expected: int) -> None:

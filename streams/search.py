@@ -6,6 +6,7 @@ Blocking: for a command, or a thread of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -23,13 +24,12 @@ from streams.event_time import MINUTE_MS, format_minute, parse_instant
 from streams.reading import Bounds, Reader
 from streams.settings import Settings
 from streams.statements import Statements, column_names, table_name
-from streams.topics import BUCKET_OFFSETS, DEAD_LETTERS, REPLAYS, USER_TAGS, changelog_of
+from streams.topics import BUCKET_OFFSETS, DEAD_LETTERS, EVENTS, REPLAYS, Stream, changelog_of
 from streams.whereabouts import Evidence, Sought, State, conclude
 
 STATEMENTS = Statements(Path(__file__).with_name("search.sql"))
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 30_000
-BLOCKS_SQL = f"{USER_TAGS.cells_sql}_blocks"
 EVENTS_MAX = 20
 """Events of one user and millisecond that are looked for."""
 TAIL_RECORDS_MAX = 200_000
@@ -39,16 +39,18 @@ SECOND_LOOK_S = 2.0
 
 
 class PostgresSide:
-    """What Postgres knows; every answer is that of nothing where it cannot be asked."""
+    """What Postgres knows of a stream; every answer is that of nothing where it cannot be asked."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, stream: Stream) -> None:
+        self._stream = stream
         self.why_not = "" if dsn else "postgres.dsn is empty"
         self._connection: psycopg.Connection | None = None
         try:
             self._connection = _connect(dsn) if dsn else None
         except psycopg.Error as error:
             self.why_not = str(error).splitlines()[0]
-        self._events = table_name(USER_TAGS.events_sql)
+        self._events = table_name(stream.events_sql)
+        self._blocks = table_name(f"{stream.cells_sql}_blocks")
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -63,15 +65,13 @@ class PostgresSide:
 
     def events_of(self, user: str, at_ms: int) -> list[Position]:
         """Return where the events of a user and millisecond came from."""
-        statement = STATEMENTS.query(
-            "find_events_of", events=self._events, user=column_names((USER_TAGS.key.rpartition(".")[2],))
-        )
+        statement = STATEMENTS.query("find_events_of", events=self._events, user=column_names((self._stream.user_sql,)))
         rows = self._rows(statement, user=user, at_ms=at_ms, rows_max=EVENTS_MAX)
-        return [Position(USER_TAGS.topic, *row) for row in rows]
+        return [Position(self._stream.topic, *row) for row in rows]
 
     def reaches(self, position: Position, minute: int) -> bool:
         """Say whether the block of an event's minute and bucket is there, up to the event."""
-        statement = STATEMENTS.query("find_version", blocks=table_name(BLOCKS_SQL))
+        statement = STATEMENTS.query("find_version", blocks=self._blocks)
         bucket = position.offset // BUCKET_OFFSETS
         rows = self._rows(statement, partition=position.partition, bucket=bucket, minute=minute)
         return any(through >= position.offset for (through,) in rows)
@@ -107,19 +107,24 @@ def _connect(dsn: str) -> psycopg.Connection:
 
 
 class Search:
-    """One question at a time, to Kafka, a worker and Postgres."""
+    """One question at a time about an event of a stream, to Kafka, a worker and Postgres."""
 
-    def __init__(
-        self, settings: Settings, reader: Reader, postgres: PostgresSide, *, url: str, records_max: int | None = None
-    ) -> None:
+    def __init__(self, stream: Stream, settings: Settings, reader: Reader, *, url: str, records_max: int | None = None) -> None:
         """Describe the search: *records_max* of a partition's letters, and of its lag, are looked at; None: all letters."""
+        self._stream = stream
         self._settings = settings
         self._reader = reader
-        self._postgres = postgres
         self._url = url
         self._records_max = records_max
-        self._codec = Codec(USER_TAGS)
-        self._bounds = reader.bounds(USER_TAGS.topic)
+        self._codec = Codec(stream)
+        self._bounds = reader.bounds(stream.topic)
+        self._keeps_rows = settings.worker.profiles or bool(stream.id)
+        self._writes_rows = settings.sinks.events if stream is EVENTS else settings.sinks.user_events
+        self._postgres = PostgresSide(settings.postgres.dsn, stream)  # last: what fails before it leaves nothing open
+
+    def close(self) -> None:
+        """Let go of Postgres."""
+        self._postgres.close()
 
     def at(self, position: Position) -> dict[str, Any]:
         """Return where the event of a position is.
@@ -159,12 +164,12 @@ class Search:
         """
         at_ms = parse_instant(time)
         try:
-            answer = ask(self._url, "/event", {USER_TAGS.key: user, USER_TAGS.time: time})
+            answer = self._ask(user, time)
         except IncompleteAnswerError:
             answer = {"events": [], "partitions": []}
-            if self._settings.worker.profiles:
+            if self._keeps_rows:
                 raise
-        found = {Position(USER_TAGS.topic, event["partition"], event["offset"]) for event in answer["events"]}
+        found = {Position(self._stream.topic, event["partition"], event["offset"]) for event in answer["events"]}
         found.update(self._postgres.events_of(user, at_ms))
         for place in answer["partitions"]:
             found.update(self._waiting(user, at_ms, place["partition"], place["counted"]))
@@ -174,7 +179,8 @@ class Search:
     def _collect(self, position: Position) -> tuple[Evidence, dict[str, Any]]:
         """Ask everybody; Postgres and dead letters last, so that what moves on meanwhile is not taken for lost."""
         record = self._record(position)
-        answer = ask(self._url, "/event", {"partition": position.partition, "offset": position.offset})
+        place = {"partition": position.partition, "offset": position.offset}
+        answer = ask(self._url, f"{self._stream.path}/event", place)
         sought, row_stored = self._sought(record), self._row_stored(record, position)
         written_minute = self._postgres.minute_of(position)
         minute = written_minute if sought is None else sought.minute
@@ -187,11 +193,13 @@ class Search:
             row_stored=row_stored,
             block_through=None if minute is None else throughs.get(format_minute(minute)),
             row_written=written_minute is not None,
-            row_expected=self._settings.sinks.user_events,
+            row_expected=self._writes_rows,
             block_written=minute is not None and self._postgres.reaches(position, minute),
             letter=self._letter(position),
             mark=self._mark(position),
             sink_lag=self._sink_lag(position.partition),
+            is_duplicate=answer.get("duplicate", False),
+            block_tells=not self._stream.id,
         )
         return evidence, answer
 
@@ -205,28 +213,32 @@ class Search:
     def _sought(self, record: Any) -> Sought | None:
         if record is None:
             return None
-        is_young = SYSTEM_CLOCK.now_ms() - record.timestamp < self._settings.worker.horizon_s * 1000
+        horizon_s = self._settings.worker.horizon_s
         try:
-            _, at_ms = self._codec.decode(record.value)
+            event, at_ms = self._codec.decode(record.value)
         except InvalidEventError as error:
-            return Sought(None, str(error), is_young)
-        return Sought(at_ms // MINUTE_MS, "", is_young)
+            return Sought(None, str(error), is_younger(record, horizon_s))
+        is_empty = bool(self._stream.members) and not attrgetter(self._stream.members)(event)
+        return Sought(at_ms // MINUTE_MS, "", is_younger(record, horizon_s), is_empty)
 
     def _row_stored(self, record: Any, position: Position) -> bool | None:
         """Say whether a worker has the row of a record; None where it could have gone, or rows are not kept."""
-        if record is None or not self._settings.worker.profiles:
+        if record is None or not self._keeps_rows:
             return None
         try:
             event, _ = self._codec.decode(record.value)
         except InvalidEventError:
             return None
-        fields = {USER_TAGS.key: self._codec.key_of(event), USER_TAGS.time: self._codec.time_of(event)}
-        answer = ask(self._url, "/event", fields)
+        answer = self._ask(self._codec.key_of(event), self._codec.time_of(event))
         if any((found["partition"], found["offset"]) == position[1:] for found in answer["events"]):
             return True
         asked = any(place["partition"] == position.partition for place in answer["partitions"])
-        is_young = SYSTEM_CLOCK.now_ms() - record.timestamp < self._settings.worker.horizon_s * 1000
-        return False if asked and answer["complete"] and is_young else None
+        is_kept = is_younger(record, self._stream.rows_horizon_s(self._settings.worker.horizon_s))
+        return False if asked and answer["complete"] and is_kept else None
+
+    def _ask(self, user: str, time: str) -> dict[str, Any]:
+        """Return what the workers know of the events of a user and time."""
+        return ask(self._url, f"{self._stream.path}/event", {self._stream.key: user, self._stream.time: time})
 
     def _letter(self, position: Position) -> DeadLetter | None:
         """Return the dead letter of a position: from Postgres, or from what Postgres has not applied yet."""
@@ -260,9 +272,9 @@ class Search:
         applied = self._postgres.applied()
         if self._postgres.why_not:
             return None
-        topics = [changelog_of(USER_TAGS.blocks_table)]
-        if self._settings.sinks.user_events:
-            topics.append(changelog_of(USER_TAGS.rows_table))
+        topics = [changelog_of(self._stream.blocks_table)]
+        if self._writes_rows:
+            topics.append(changelog_of(self._stream.rows_table))
         ends = {topic: self._reader.bounds(topic)[partition].decided for topic in topics}
         return sum(max(0, end - applied.get((topic, partition), 0)) for topic, end in ends.items())
 
@@ -271,36 +283,43 @@ class Search:
         bounds = self._bounds[partition]
         first = max(bounds.first, counted)
         end = min(bounds.decided, first + (self._records_max or TAIL_RECORDS_MAX))
-        for record in self._reader.records(USER_TAGS.topic, partition, first=first, end=end):
+        for record in self._reader.records(self._stream.topic, partition, first=first, end=end):
             try:
                 event, event_ms = self._codec.decode(record.value)
             except InvalidEventError:
                 continue
             if event_ms == at_ms and self._codec.key_of(event) == user:
-                yield Position(USER_TAGS.topic, partition, record.offset)
+                yield Position(self._stream.topic, partition, record.offset)
 
     def _dead(self, user: str, time: str) -> Iterator[Position]:
-        """Yield the dead letters under a user's key whose time is that, or cannot be read."""
+        """Yield the dead letters under a user's key, or that name the user, whose time is that, or cannot be read."""
         bounds = self._reader.bounds(DEAD_LETTERS)
         newest = {number: bound._replace(first=self._first(bound)) for number, bound in bounds.items()}
         for _, record in self._reader.topic_records(DEAD_LETTERS, newest):
             letter = read_dead_letter(record)
-            if letter is None or letter.key != user.encode() or letter.source.topic != USER_TAGS.topic:
+            if letter is None or letter.source.topic != self._stream.topic:
                 continue
-            if time_of(letter.value) in (None, time):
+            if letter.key != user.encode() and text_of(letter.value, self._stream.key) != user:
+                continue
+            if text_of(letter.value, self._stream.time) in (None, time):
                 yield letter.source
 
 
-def time_of(value: bytes | None) -> str | None:
-    """Return the text of an event's time out of a value that need be no event; None where there is none.
+def is_younger(record: Any, age_s: int) -> bool:
+    """Say whether a record came to Kafka less than an age ago."""
+    return bool(SYSTEM_CLOCK.now_ms() - record.timestamp < age_s * 1000)
 
-    >>> time_of(b'{"time": "2022-03-01T00:00:00Z"}'), time_of(b"{"), time_of(None)
+
+def text_of(value: bytes | None, path: str) -> str | None:
+    """Return the text of a field out of a value that need be no event; None where there is none.
+
+    >>> text_of(b'{"time": "2022-03-01T00:00:00Z"}', "time"), text_of(b"{", "time"), text_of(None, "time")
     ('2022-03-01T00:00:00Z', None, None)
     """
     try:
         found = msgspec.json.decode(value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    for name in USER_TAGS.time.split("."):
+    for name in path.split("."):
         found = found.get(name) if isinstance(found, dict) else None
     return found if isinstance(found, str) else None

@@ -16,10 +16,12 @@ SELECT floor(extract(epoch FROM occurred_at) / 60)::bigint
  LIMIT 1;
 
 -- name: find_events_of
--- Where the events of one user and millisecond came from.
-SELECT source_partition, source_offset
+-- Where the events of one user and millisecond came from; an event may have several rows, and a time to the microsecond.
+SELECT DISTINCT source_partition, source_offset
   FROM {events}
- WHERE {user} = %(user)s AND occurred_at = to_timestamp(0) + %(at_ms)s * interval '1 millisecond'
+ WHERE {user} = %(user)s
+   AND occurred_at >= to_timestamp(0) + %(at_ms)s * interval '1 millisecond'
+   AND occurred_at < to_timestamp(0) + (%(at_ms)s + 1) * interval '1 millisecond'
  ORDER BY source_partition, source_offset
  LIMIT %(rows_max)s;
 

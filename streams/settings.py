@@ -29,6 +29,8 @@ SECRET_FILES = {
 }
 PASSWORDS = {("kafka", "sasl_password"), ("web", "token")}
 """Settings that never stand in the file, whatever their value looks like."""
+EXAMPLE = "CHANGE"
+"""What stands in our examples where a password belongs; whoever can read them knows it."""
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@|\bpassword\s*=", re.IGNORECASE)
 """A URL's `user:password@`, or libpq's keyword, in a URL's query too."""
 
@@ -91,7 +93,7 @@ class Worker(Section):
 class Web(Section):
     host: str = "127.0.0.1"
     port: Port = 6066
-    token: str = Field("", description="a secret", repr=False)
+    token: Annotated[str, Field(pattern=r"^$|^.{16}")] = Field("", description="a secret of at least 16 characters", repr=False)
 
 
 class Gateway(Section):
@@ -104,8 +106,46 @@ class Gateway(Section):
     acknowledge_timeout_s: Seconds = 10.0
     query_timeout_s: Seconds = 30.0
     requests_per_client_s: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    environment: Literal["development", "testing", "production"] = "development"
+    cors_origins: str = Field("", description="origins, comma separated, or *")
+    cors_origins_pattern: str = Field("", description="a regular expression")
+    https_only: bool = False
     queries_waiting_max: Annotated[int, Field(ge=0, le=100_000)] = 1_000
     drain_s: Annotated[float, Field(ge=0, le=300)] = 3.0
+
+
+class Events(Section):
+    time_past_s: Annotated[int, Field(ge=0, le=31_536_000)] = 86_400
+    time_future_s: Annotated[int, Field(ge=0, le=31_536_000)] = 60
+    recent_events_max: Annotated[int, Field(ge=2, le=10_000_000)] = 100_000
+
+
+class Analytics(Section):
+    body_bytes_max: Annotated[int, Field(ge=1_024, le=16_777_216)] = 3_900_000
+    sessions_max: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    session_s: Annotated[int, Field(ge=60, le=31_536_000)] = 1_209_600
+
+
+class Auth(Section):
+    events: Literal["off", "on"] = "off"
+    events_key_set_url: str = Field("", description="https://…, or http:// on this machine")
+    events_algorithms: str = Field("RS256", description="names, comma separated")
+    events_issuer: str = ""
+    events_audience: str = ""
+    events_leeway_s: Annotated[float, Field(ge=0, le=600)] = 30.0
+    events_token_age_s_max: Annotated[float, Field(ge=0, le=31_536_000)] = 86_400.0
+    analytics: Literal["off", "on"] = "off"
+    analytics_key_set_url: str = Field("", description="https://…, or http:// on this machine")
+    analytics_algorithms: str = Field("RS256", description="names, comma separated")
+    analytics_issuer: str = ""
+    analytics_audience: str = ""
+    analytics_leeway_s: Annotated[float, Field(ge=0, le=600)] = 60.0
+    analytics_organization: str = Field("pennlabs", pattern="^[a-z-]+$", description="a name of a to z and -")
+    subjects_file: str = Field("", description="a file")
+    keys_file: str = Field("", description="a file")
+    quota_events_s: Annotated[float, Field(ge=0, le=1_000_000_000)] = 0.0
+    quota_bytes_s: Annotated[float, Field(ge=0, le=1_000_000_000_000)] = 0.0
+    trust_network: bool = False
 
 
 class Sinks(Section):
@@ -116,6 +156,14 @@ class Sinks(Section):
     accept_lost_records: bool = False
     user_events: bool = True
     user_events_days: Annotated[int, Field(ge=1, le=3_650)] = 7
+    events: bool = True
+    events_forward: Annotated[
+        str, Field(pattern=r"^(immediate|window\(([01]\d|2[0-3]):[0-5]\d\))$", description="immediate, or window(HH:MM)")
+    ] = "immediate"
+    forward_batch_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    events_days: Annotated[int, Field(ge=4, le=3_650)] = 7
+    txn_log_days: Annotated[int, Field(ge=3, le=3_650)] = 30
+    value_counts_days: Annotated[int, Field(ge=1, le=36_500)] = 3_650
     minute_cells_days: Annotated[int, Field(ge=1, le=3_650)] = 90
     hour_cells_days: Annotated[int, Field(ge=1, le=36_500)] = 400
     day_cells_days: Annotated[int, Field(ge=1, le=36_500)] = 3_650
@@ -132,6 +180,10 @@ class Dashboard(Section):
 class DeadLetters(Section):
     share_max: Annotated[float, Field(gt=0, le=1)] = 0.5
     window_records: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
+
+
+class Audit(Section):
+    who: Annotated[str, Field(max_length=200)] = Field("", description="a name")
 
 
 class Log(Section):
@@ -154,9 +206,13 @@ class Settings(BaseModel):
     worker: Worker = Worker()
     web: Web = Web()
     gateway: Gateway = Gateway()
+    auth: Auth = Auth()
+    events: Events = Events()
+    analytics: Analytics = Analytics()
     sinks: Sinks = Sinks()
     dashboard: Dashboard = Dashboard()
     dead_letters: DeadLetters = DeadLetters()
+    audit: Audit = Audit()
     log: Log = Log()
 
 
@@ -173,6 +229,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, path: Path | None
         raise SettingsError(f"{CONF_FILE_VARIABLE}={named!r}: no such file; right is the path of a file like faust.conf")
     values, places = _read_file(path) if path.is_file() else ({}, {})
     _read_environment(environ, values, places)
+    _check_passwords(values, places)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -248,6 +305,16 @@ def _read_environment(
         places[section, key] = f"variable {variable}"
 
 
+def _check_passwords(values: dict[str, dict[str, str]], places: dict[tuple[str, str], str]) -> None:
+    """Refuse a password that was taken over from an example."""
+    for section, key in SECRET_FILES.values():
+        value = values.get(section, {}).get(key, "")
+        if value == EXAMPLE or f":{EXAMPLE}@" in value:
+            raise SettingsError(
+                f"{section}.{key} holds the password of an example ({places[section, key]}); make one of your own"
+            )
+
+
 def _section_model(annotation: Any) -> type[Section]:
     assert isinstance(annotation, type) and issubclass(annotation, Section)
     return annotation
@@ -260,7 +327,7 @@ def _explain(error: ValidationError, values: dict[str, dict[str, str]], places: 
     if section not in Settings.model_fields:
         return f"[{section}] is not a section ({place}){_nearest(section, list(Settings.model_fields))}"
     fields = _section_model(Settings.model_fields[section].annotation).model_fields
-    shown = _shown(section, values[section][key])
+    shown = _shown(f"{section}.{key}", values[section][key])
     if key not in fields:
         return f"{section}.{key} = {shown} is not a setting ({place}){_nearest(key, list(fields))}"
     return f"{section}.{key} is {shown} ({place}); right is {_right(fields[key])}"

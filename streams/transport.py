@@ -146,6 +146,12 @@ class Consumer(driver.Consumer):
 
     # -- reading
 
+    def resume_flow(self) -> None:
+        """Fetch on; not while partitions are handed round, where Faust does when the recovery before ends (`app.Tables`)."""
+        tables: Any = self.app.tables
+        if tables.is_last:
+            super().resume_flow()
+
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
         """Yield what was fetched: one message per partition of a batch topic, one per record of any other."""
         fetched, active = await self._wait_next_records(timeout)

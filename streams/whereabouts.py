@@ -25,6 +25,8 @@ class State(StrEnum):
     """The workers have counted it; Postgres has not all of it."""
     IN_POSTGRES = "in_postgres"
     """The workers have counted it, and Postgres has it."""
+    DUPLICATE = "duplicate"
+    """The same submission came before it, and counts in its place."""
     DEAD_LETTER = "dead_letter"
     """It could not be counted or written."""
     REPLAYED = "replayed"
@@ -44,11 +46,13 @@ class Sought(NamedTuple):
         minute: minutes since 1970 of its event time; None where it does not decode.
         refused: why it does not.
         is_young: whether everything that a worker stored of it must still be there.
+        is_empty: whether it has nothing to count: neither a block nor a row of Postgres will tell of it.
     """
 
     minute: int | None
     refused: str
     is_young: bool
+    is_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,8 @@ class Evidence:
         block_written: whether Postgres has a version of its block that reaches it.
         letter: the dead letter made of it; mark: where that was replayed to.
         sink_lag: records of the changelogs of its partition that Postgres has not applied; None: Postgres was not asked.
+        is_duplicate: whether a worker's store says so.
+        block_tells: whether a block that reaches it must hold it: what is no event is a dead letter, and nothing is left out.
     """
 
     position: Position
@@ -80,6 +86,8 @@ class Evidence:
     letter: DeadLetter | None
     mark: Position | None
     sink_lag: int | None
+    is_duplicate: bool = False
+    block_tells: bool = True
 
 
 Conclusion = tuple[State, str]
@@ -96,6 +104,8 @@ def _by_what_was_made(evidence: Evidence) -> Conclusion | None:
     letter = evidence.letter
     if letter is not None and letter.stage == SINKS_STAGE:
         return State.DEAD_LETTER, f"counted by the workers, but Postgres could not take it: {letter.reason}, {letter.detail}"
+    if evidence.is_duplicate and evidence.position.offset < evidence.counted:
+        return State.DUPLICATE, "a duplicate: the same submission came before it, and counts; ask for its user and time"
     if is_counted(evidence):
         return _counted(evidence)
     if letter is None:
@@ -140,11 +150,13 @@ def is_counted(evidence: Evidence) -> bool:
         return False
     if evidence.row_stored or evidence.row_written:
         return True
-    by_law = evidence.block_through is not None or evidence.block_written
+    by_law = evidence.block_tells and (evidence.block_through is not None or evidence.block_written)
     return by_law and evidence.row_stored is None and evidence.letter is None
 
 
 def _counted(evidence: Evidence) -> Conclusion:
+    if evidence.record is not None and evidence.record.is_empty:
+        return State.COUNTED, "counted; it has no datapoints, so neither a block nor a row of Postgres tells of it"
     if evidence.block_written and (evidence.row_written or not evidence.row_expected):
         return State.IN_POSTGRES, "counted, and in Postgres"
     if evidence.sink_lag is None:

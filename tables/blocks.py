@@ -30,6 +30,12 @@ LANE_BITS = 48
 """A cell is one integer of lanes: 4,096 events of 32 bits need 44 and a sign, so no lane reaches the next."""
 LANE = 1 << LANE_BITS
 _HALF = LANE >> 1
+CHARACTERS_MAX = 6 << 20
+"""Of the dimensions of one bucket's cells together, so that its blocks go in one batch of 32 MiB, at up to 4 bytes each."""
+CELL_CHARACTERS = 32
+"""What a cell takes besides, however short its texts are."""
+OTHERS = "(others)"
+"""Stands for the last dimension of the cells that had no room."""
 
 Dimensions = tuple[str, ...]
 Cells = dict[Dimensions, int]
@@ -132,7 +138,8 @@ def encode_block(cells: Cells, *, sums: int) -> bytes:
     columns = [_encode_column(values) for values in zip(*cells, strict=True)]
     counts, *totals = _unpack_all(cells.values(), cells=len(cells), sums=sums)
     lanes = [lane.astype(_smallest(lane, ("<i2", "<i4", "<i8"))).tobytes() for lane in totals]
-    return FORMAT + _encode(_Wire(len(cells), columns, counts.astype(_smallest(counts, ("<u1", "<u2"))).tobytes(), lanes))
+    numbers = counts.astype(_smallest(counts, ("<u1", "<u2", "<u4"))).tobytes()
+    return FORMAT + _encode(_Wire(len(cells), columns, numbers, lanes))
 
 
 def decode_block(raw: bytes) -> Block:
@@ -159,10 +166,15 @@ def decode_block(raw: bytes) -> Block:
 def _encode_column(values: Sequence[str]) -> tuple[list[str], bytes]:
     codes = dict(zip(dict.fromkeys(values), count()))
     indexes = map(codes.__getitem__, values)
-    return list(codes), bytes(indexes) if len(codes) <= 256 else np.fromiter(indexes, dtype="<u2", count=len(values)).tobytes()
+    if len(codes) <= 256:
+        return list(codes), bytes(indexes)
+    dtype = "<u2" if len(codes) <= 65_536 else "<u4"
+    return list(codes), np.fromiter(indexes, dtype=dtype, count=len(values)).tobytes()
 
 
 def _unpack_all(packed: Iterable[int], *, cells: int, sums: int) -> list[npt.NDArray[np.int64]]:
+    if sums == 0:
+        return [np.fromiter(packed, dtype=np.int64, count=cells)]
     if sums != 1:
         lanes = zip(*(unpack(cell, sums=sums) for cell in packed), strict=True)
         return [np.array(lane, dtype=np.int64) for lane in lanes]
@@ -194,6 +206,33 @@ def newest(keys: Iterable[bytes]) -> dict[tuple[int, int], bytes]:
     return best
 
 
+class Minutes(dict[int, Cells]):
+    """Cells by minute, and how much text they hold: for streams whose events have members, and so any number of cells.
+
+    Attributes:
+        characters: of all cells but those of `OTHERS`; a function of the cells alone.
+    """
+
+    __slots__ = ("characters",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.characters = 0
+
+    def place(self, cells: Cells, key: Dimensions) -> Dimensions:
+        """Return where a key counts that *cells* do not have yet: under itself, or with the others when there is no room."""
+        characters = CELL_CHARACTERS + sum(map(len, key))
+        if self.characters + characters > CHARACTERS_MAX:
+            return *key[:-1], OTHERS
+        self.characters += characters
+        return key
+
+    def restore(self, minute: int, cells: Cells) -> None:
+        """Take the cells of a minute as they were stored."""
+        self[minute] = cells
+        self.characters += sum(CELL_CHARACTERS + sum(map(len, key)) for key in cells if key and key[-1] != OTHERS)
+
+
 @dataclass(slots=True)
 class OpenBucket:
     """The bucket that is being folded: cells by minute, and what has been sent of them.
@@ -205,8 +244,8 @@ class OpenBucket:
     number: int
     sums: int
     counted: int = 0
-    minutes: dict[int, Cells] = field(default_factory=dict)
-    sent: dict[int, list[bytes]] = field(default_factory=dict)
+    minutes: Minutes = field(default_factory=Minutes)
+    sent: dict[int, bytes] = field(default_factory=dict)
     unchanged: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -217,7 +256,7 @@ class OpenBucket:
     def seed(self, blocks: Iterable[tuple[BlockKey, Block]], *, through: int) -> None:
         """Start from the newest stored versions instead of from nothing; *through* is what they are counted to."""
         for key, block in blocks:
-            self.minutes[key.minute] = block.cells()
+            self.minutes.restore(key.minute, block.cells())
         self.counted = through + 1
 
     def emit(self, through: int, *, stored: StoredKeys) -> list[Record]:
@@ -237,11 +276,22 @@ class OpenBucket:
         self._supersede(PROGRESS, through, b"", stored, records)
         return records
 
+    def following(self, number: int) -> OpenBucket:
+        """Return the bucket that is folded next, empty; its progress supersedes the last of this one, stored yet or not."""
+        return OpenBucket(number, self.sums, sent={minute: key for minute, key in self.sent.items() if minute == PROGRESS})
+
     def _supersede(self, minute: int, through: int, value: bytes, stored: StoredKeys, records: list[Record]) -> None:
+        """Add a version, and the tombstones of those before it.
+
+        What lies before the last one sent has its tombstone since then. It is not looked at again: progress leaves a tombstone
+        a second for as long as the store is not compacted, days in a trickle, and a walk over all of them takes 20 ms.
+        """
         key = BlockKey(minute, self.number, through).encode()
-        first_bucket = 0 if minute == PROGRESS else self.number
-        older = dict.fromkeys(stored(BlockKey(minute, first_bucket, 0).encode(), key))
-        older.update(dict.fromkeys(sent for sent in self.sent.get(minute, ()) if sent < key))
+        sent = self.sent.get(minute)
+        first = sent or BlockKey(minute, 0 if minute == PROGRESS else self.number, 0).encode()
+        older = dict.fromkeys(stored(first, key))
+        if sent is not None and sent < key:
+            older[sent] = None
         records.append((key, value))
         records.extend((superseded, None) for superseded in older)
-        self.sent[minute] = [key]
+        self.sent[minute] = key

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from streams.topics import Stream
-from tables.profiles import INVERSE, ORDER, decode_span, encode_kept, user_of
+from tables.profiles import INDEX, INVERSE, ORDER, decode_span, encode_kept, user_of
 
 ERASED_PREFIX = b"\xfferased"
 """No user's key starts with 0xFF."""
@@ -136,7 +136,7 @@ def names_user(
     """
     if any(user in users for user in users_in(key, value, stream.key)) or any(held in users for _, held in headers):
         return True
-    if key and user_of(key) in users and any(key.startswith(user + b"\0") for user in users):
+    if key and user_of(key) in users and key.startswith(tuple(head for user in users for head in heads_of(user))):
         return True
     if value and _holds_row_of(value, users, stream):
         return True
@@ -150,7 +150,13 @@ def _holds_row_of(value: bytes, users: Collection[bytes], stream: Stream) -> boo
     try:
         return any(user_of(row_key) in users for row_key, _ in decode_span(value))
     except ValueError:
-        return any(user + b"\0" + code in value for user in users for code in stream.kinds.values())
+        heads = [user + b"\0" + code for user in users for code in stream.kinds.values()]
+        return any(head in value for head in (*heads, *(INDEX + user + b"\0" for user in users)))
+
+
+def heads_of(user: bytes) -> tuple[bytes, bytes]:
+    """Return what the keys of a user's rows begin with: those of the profile, and the places of submissions in the index."""
+    return user + b"\0", INDEX + user + b"\0"
 
 
 def note_record(row: tuple[bytes, bytes]) -> tuple[bytes, bytes]:

@@ -13,8 +13,12 @@ from typing import Any, NamedTuple
 from streams.codecs import FAST_ERRORS, Codec, Decoded, fields_of
 from streams.errors import InvalidEventError, Reason
 from streams.event_time import MINUTE_MS
-from tables.blocks import Cells, pack
+from tables.blocks import Cells, Minutes, pack
+from tables.duplicates import Judged, with_entries
 from tables.profiles import RowCodec
+
+Judge = Callable[[Decoded], Judged]
+"""Decide which events are sent again; None for a stream where two equal ones are two."""
 
 
 class Refused(NamedTuple):
@@ -32,25 +36,45 @@ class Fold:
         self.codec = codec
         self.rows = rows
         stream = codec.stream
-        self._dimensions_of = fields_of(stream.dimensions.values())
+        self._add = self._count_members if stream.members else self._count
+        self._members_of = attrgetter(stream.members) if stream.members else None
+        inner = [path for path in stream.dimensions.values() if stream.members and path.startswith(f"{stream.members}.")]
+        outer = [path for path in stream.dimensions.values() if path not in inner]
+        if inner and ([*outer, *inner] != list(stream.dimensions.values()) or stream.sums):
+            raise TypeError(f"{stream.topic}: dimensions of members stand last, and there are no sums beside them")
+        self._dimensions_of = fields_of(outer)
+        self._member_dimensions_of = fields_of(path.removeprefix(f"{stream.members}.") for path in inner)
         sums = [attrgetter(path) for path in stream.sums.values()]
         self._one = pack(1, *(0 for _ in sums))
         self._sums_of: Callable[[Any], int] = sums[0] if len(sums) == 1 else lambda event: pack(0, *(of(event) for of in sums))
 
-    def fold(self, values: Sequence[bytes | None], base: int, minutes: dict[int, Cells], rows: list[bytes]) -> list[Refused]:
+    def fold(
+        self,
+        values: Sequence[bytes | None],
+        base: int,
+        minutes: dict[int, Cells],
+        rows: list[bytes],
+        *,
+        judge: Judge | None = None,
+    ) -> list[Refused]:
         """Add the events of the contiguous offsets from *base* on to *minutes* and, keys and values in turn, to *rows*.
 
-        Raises nothing for a record: what cannot be counted is returned, with its offset.
+        Of duplicates, which *judge* finds, nothing is added but that they are. Raises nothing for a record: what cannot be
+        counted is returned, with its offset.
         """
         refused: list[Refused] = []
         try:
             decoded = self.codec.decode_run(values, base)
         except FAST_ERRORS:
             decoded = self._decode_each(values, base, refused)
+        entries: list[bytes] | None = None
+        if judge is not None:
+            decoded, entries = judge(decoded)
         if decoded.events:
-            self._count(decoded, minutes)
-            if self.rows is not None:
-                rows.extend(self.rows.encode_run(decoded))
+            self._add(decoded, minutes)
+        if self.rows is not None and (decoded.events or entries):
+            encoded = self.rows.encode_run(decoded)
+            rows.extend(encoded if entries is None else with_entries(encoded, entries))
         return refused
 
     def _decode_each(self, values: Sequence[bytes | None], base: int, refused: list[Refused]) -> Decoded:
@@ -78,3 +102,17 @@ class Fold:
             places = [minutes.setdefault(at_ms // MINUTE_MS, {}) for at_ms in decoded.at_ms]
         for cells, key, weight in zip(places, keys, weights, strict=True):
             cells[key] = cells.get(key, 0) + weight
+
+    def _count_members(self, decoded: Decoded, minutes: dict[int, Cells]) -> None:
+        """Count one for each member of each event."""
+        assert isinstance(minutes, Minutes)
+        for event, at_ms in zip(decoded.events, decoded.at_ms, strict=True):
+            members = self._members_of(event)  # type: ignore[misc] # named: this method is not taken else
+            if not members:
+                continue  # a block has no room for none
+            cells, own = minutes.setdefault(at_ms // MINUTE_MS, {}), self._dimensions_of(event)
+            for member in members:
+                key = own + self._member_dimensions_of(member)
+                if key not in cells:
+                    key = minutes.place(cells, key)
+                cells[key] = cells.get(key, 0) + self._one

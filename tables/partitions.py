@@ -8,9 +8,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from streams.topics import BUCKET_OFFSETS
+from streams.topics import BUCKET_OFFSETS, Stream
 from tables.blocks import OpenBucket
+from tables.duplicates import Submissions
 from tables.erasures import Erasures
+
+NEVER = -1
+"""No seek has this number."""
 
 
 @dataclass(slots=True)
@@ -27,13 +31,14 @@ class PartitionState:
         emitted_at_s: when it was last sent, monotonic seconds.
         unseen_ms: when Kafka took the oldest record that no block shows yet, Unix time; 0 where there is none.
         erased: whose rows must not be made again.
+        submissions: which of them came before; None for a stream where two equal events are two.
         lock: keeps the order of sending the order of finishing.
         tail: the last batch that was sent; it finishes after all before it.
     """
 
     partition: int
-    sums: int
-    epoch: int = -1
+    stream: Stream
+    epoch: int = NEVER
     next: int = 0
     known: int = 0
     open: OpenBucket = field(init=False)
@@ -42,16 +47,27 @@ class PartitionState:
     emitted_at_s: float = 0.0
     unseen_ms: int = 0
     erased: Erasures = field(default_factory=Erasures)
+    submissions: Submissions | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     tail: asyncio.Future[None] | None = None
 
     def __post_init__(self) -> None:
-        self.open = OpenBucket(0, self.sums)
+        self.open_bucket(0)
+        if self.stream.id:
+            self.submissions = Submissions(self.stream, self.erased)
+
+    def open_bucket(self, number: int) -> None:
+        """Begin a bucket, empty."""
+        self.open = OpenBucket(number, len(self.stream.sums))
+
+    def abandon(self) -> None:
+        """Give up what was folded and not sent: the partition was taken away in the middle of a batch."""
+        self.epoch, self.dirty, self.folding = NEVER, False, False
 
     def begin(self, epoch: int, position: int) -> None:
         """Start a new epoch at a position, its bucket empty."""
         self.epoch, self.next, self.dirty, self.unseen_ms = epoch, position, False, 0
-        self.open = OpenBucket(position // BUCKET_OFFSETS, self.sums)
+        self.open_bucket(position // BUCKET_OFFSETS)
 
     @property
     def through(self) -> int:

@@ -29,6 +29,9 @@ SPAN_FORMAT = 0
 """Spans of this version start with their msgpack array, and no format byte."""
 MISROUTED = b"\xffmisrouted"
 """Present in a partition where a producer put a user that murmur2 puts elsewhere; no user's key starts with 0xFF."""
+INDEX = b"\xfe"
+"""What rows begin with that are of no profile: no user's UTF-8 does. See tables/duplicates.py."""
+DUPLICATE = INDEX + b"\xff"
 INVERSE = (1 << 63) - 1
 ORDER = Struct(">QQ")
 encode_kept = msgspec.msgpack.Encoder().encode
@@ -132,15 +135,17 @@ class RowCodec:
 
 
 def encode_spans(rows: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield changelog records of at most `SPAN_ROWS_MAX` rows and about `SPAN_BYTES_MAX` bytes.
+    """Yield changelog records of about `SPAN_ROWS_MAX` rows and `SPAN_BYTES_MAX` bytes; all rows of an offset lie in one.
 
     Args:
-        rows: keys and values in turn, by rising source offset; shape (2 * events,).
+        rows: keys and values in turn, by rising source offset; shape (2 * rows,).
     """
     start, size = 0, 0
     for end in range(2, len(rows) + 1, 2):
         size += len(rows[end - 2]) + len(rows[end - 1])
-        if end == len(rows) or end - start == 2 * SPAN_ROWS_MAX or size >= SPAN_BYTES_MAX:
+        if end == len(rows) or end - start >= 2 * SPAN_ROWS_MAX or size >= SPAN_BYTES_MAX:
+            if end < len(rows) and rows[end][-8:] == rows[end - 2][-8:]:
+                continue  # the next one is of the same offset
             key = SpanKey(_offset_of(rows[start]), _offset_of(rows[end - 2])).encode()
             yield key, encode_kept(rows[start:end])
             start, size = end, 0
@@ -151,7 +156,9 @@ def _offset_of(key: bytes) -> int:
 
 
 def user_of(key: bytes) -> bytes:
-    """Return the user of a row's key, UTF-8."""
+    """Return the user of a row's key, UTF-8; of a duplicate, which has none, what is nobody's."""
+    if key.startswith(INDEX):
+        return key[1:].partition(b"\0")[0]
     return key[: -ORDER.size - 2]
 
 
@@ -170,15 +177,13 @@ def decode_span(value: bytes) -> Iterator[tuple[bytes, bytes]]:
     return zip(parts, parts, strict=True)
 
 
-def newest_rows(ascending: Iterator[tuple[bytes, bytes]], prefix: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the first `NEWEST_MAX` rows of a scan that starts at *prefix*, as long as they have it."""
-    rows: list[tuple[bytes, bytes]] = []
+def newest_rows(ascending: Iterator[tuple[bytes, bytes]], prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the first `NEWEST_MAX` rows of a scan that starts at *prefix*, as long as they have it."""
     for key, value in islice(ascending, NEWEST_MAX):
         if not key.startswith(prefix):
             break
         if len(key) == len(prefix) + ORDER.size:  # a store's own keys, of another length, are no rows
-            rows.append((key, value))
-    return rows
+            yield key, value
 
 
 def select(rows: Sequence[Row], *, start_ms: int, end_ms: int, limit: int) -> list[Row]:

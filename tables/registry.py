@@ -1,4 +1,4 @@
-"""Make the Faust tables of a stream: `minute-blocks` and `user-profiles`, bytes to bytes."""
+"""Make the two Faust tables of a stream, blocks and rows (`minute-blocks` and `user-profiles`), bytes to bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS_BUFFER = 8
 
 @dataclass(frozen=True, slots=True)
 class StreamTables:
-    """The two tables of one stream; `rows` is None when profiles are switched off."""
+    """The two tables of one stream; `rows` is None when profiles are switched off, and nothing else needs them."""
 
     stream: Stream
     blocks: Any
@@ -37,6 +37,11 @@ class StreamTables:
         return [table for table in (self.blocks, self.rows) if table is not None]
 
 
+def keeps_rows(stream: Stream, settings: Settings) -> bool:
+    """Say whether a stream has rows: always where duplicates are told by them."""
+    return settings.worker.profiles or bool(stream.id)
+
+
 def create_tables(app: Any, stream: Stream, settings: Settings, *, fail: Fail = reraise) -> StreamTables:
     """Declare the tables of a stream on an app; *fail* is called when the disk refuses while Faust opens or recovers one."""
 
@@ -54,7 +59,7 @@ def create_tables(app: Any, stream: Stream, settings: Settings, *, fail: Fail = 
         )
 
     blocks = table(stream.blocks_table, packed=False, ttl_s=0, buffer=BLOCKS_BUFFER)
-    if not settings.worker.profiles:
+    if not keeps_rows(stream, settings):
         return StreamTables(stream, blocks, None)
-    ttl_s = settings.worker.horizon_s + TTL_MARGIN_S
+    ttl_s = stream.rows_horizon_s(settings.worker.horizon_s) + TTL_MARGIN_S
     return StreamTables(stream, blocks, table(stream.rows_table, packed=True, ttl_s=ttl_s, buffer=ROWS_BUFFER))

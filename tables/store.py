@@ -211,6 +211,20 @@ class Store(faust_rocksdb.Store):
         for cursor in self._cursor(partition, low, high):
             yield cursor.key(), cursor.value()
 
+    def progress(self, partition: int) -> BlockKey | None:
+        """Return the newest progress of a partition, its last key; None where there is none, or it is not owned.
+
+        From the end, since the tombstones of those before it lie before it.
+        """
+        database = self.database(partition)
+        if database is None:
+            return None
+        cursor = database.iter()
+        cursor.seek_to_last()
+        raw = cursor.key() if cursor.valid() else None
+        key = BlockKey.decode(raw) if raw is not None and len(raw) == KEY_BYTES else None
+        return key if key is not None and key.minute == PROGRESS else None
+
     def _cursor(self, partition: int, low: bytes, high: bytes) -> Iterator[Any]:
         database = self.database(partition)
         if database is None:
@@ -222,10 +236,15 @@ class Store(faust_rocksdb.Store):
             cursor.next()
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Callable[..., Any], to_value: Callable[..., Any]) -> None:
-        """Apply recovered records, all of a partition and its offset key in one write. Applying twice changes nothing."""
+        """Apply recovered records, all of a partition and its offset key in one write. Applying twice changes nothing.
+
+        What is of a partition that was revoked since is left out: opened for it, the database would stay open, and the
+        partition seem owned. Should it come back, it is read on from its offset key.
+        """
         records: dict[int, list[Any]] = {}
         for event in batch:
-            records.setdefault(event.message.partition, []).append(event.message)
+            if event.message.partition in self._dbs:
+                records.setdefault(event.message.partition, []).append(event.message)
         for partition, messages in records.items():
             write = WriteBatch(raw_mode=True)
             try:

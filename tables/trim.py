@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tables.profiles import NEWEST_MAX, ORDER
+from tables.profiles import INDEX, NEWEST_MAX, ORDER
 from tables.store import Store
 
 SAMPLE_ROWS = 1024
@@ -16,14 +16,18 @@ def trim(store: Store, partition: int, rows: Sequence[bytes]) -> int:
     """Delete what is older than the newest rows of a sample of the users just written; return how many users were cut.
 
     Args:
-        rows: keys and values in turn, as they were written; shape (2 * events,).
+        rows: keys and values in turn, as they were written; shape (2 * rows,). Those of the index go by their age only.
     """
     trimmed = 0
-    for index in range(0, len(rows), 2 * SAMPLE_ROWS):
+    for start in range(0, len(rows), 2 * SAMPLE_ROWS):
         database = store.database(partition)
         if database is None:
             return trimmed
-        prefix = rows[index][: -ORDER.size]
+        sampled = range(start, min(start + 2 * SAMPLE_ROWS, len(rows)), 2)
+        key = next((rows[index] for index in sampled if not rows[index].startswith(INDEX)), None)
+        if key is None:
+            continue
+        prefix = key[: -ORDER.size]
         cursor = database.iter()
         cursor.seek(prefix)
         seen = 0
