@@ -41,7 +41,7 @@ check: setup-dev ## format, lint, types, import contracts, unit tests
 	@$(PYTHON) -m ruff check --quiet .
 	@$(PYTHON) -m mypy
 	@.venv/bin/lint-imports
-	@exec $(PYTHON) -m pytest -q tests/unit tests/tidy streams tables agents sinks views gateway dashboard stack load bench
+	@exec $(PYTHON) -m pytest -q tests/unit tests/tidy streams tables agents sinks views gateway dashboard stack load bench client
 
 faults: setup-dev ## the fault matrix, a table of every case. CASE= SEED= LONG=1
 	@exec $(PYTHON) -m tests.fault

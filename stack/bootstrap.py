@@ -35,6 +35,8 @@ def main(arguments: list[str]) -> int:
     try:
         if sys.version_info < PYTHON_MIN:
             raise SetupError(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
+        if VENV.is_symlink():  # what it leads to is emptied where it was made elsewhere
+            raise SetupError(f"{VENV} is a link, and the environment of another checkout would be lost: remove the link")
         VENV.mkdir(exist_ok=True)
         with (VENV / ".tally-lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # `make test` beside `make run` waits for the first of them here

@@ -1,4 +1,4 @@
-"""The command line of the stack: `python -m stack run`, `services`, `psql`, `clean`; `prepare` for services of one's own."""
+"""The command line of the stack: `python -m stack run`, `services`, `psql`, `key-server`, `clean`; `prepare` for one's own."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from streams.settings import Settings, load_settings
 
 FAILED = 1
 BAD_SETTINGS = 2
+KEY_SERVER_PORT = 8090
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,11 +45,24 @@ def _do(options: argparse.Namespace, settings: Settings) -> int:
         open_prompt(settings)
     elif options.command == "prepare":
         prepare(settings)
+    elif options.command == "key-server":
+        issue_tokens(options)
     elif options.command == "clean":
         return 0 if clean(StackHome(settings.stack.home)) else FAILED
     else:
         run(settings, Plan(options.workers, options.command == "services", options.command == "demo", options.observe))
     return 0
+
+
+def issue_tokens(options: argparse.Namespace) -> None:
+    """Run the key server for development.
+
+    Raises:
+        StackError: it cannot listen, or its file of clients is none.
+    """
+    from stack.key_server_command import KeyServerPlan, serve_keys  # noqa: PLC0415 - aiohttp, for this command alone
+
+    serve_keys(KeyServerPlan(options.port, options.organization, options.clients, options.issuer, options.audience))
 
 
 def open_prompt(settings: Settings) -> None:
@@ -88,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
             "--observe", action="store_true", help="run a Prometheus too, with the alerts, if one is on the path"
         )
     commands.add_parser("prepare", help="create topics and tables in a Kafka and a Postgres of your own")
+    keys = commands.add_parser("key-server", help="issue tokens for development, on this machine only")
+    keys.add_argument("--port", type=int, default=KEY_SERVER_PORT)
+    keys.add_argument("--organization", default="pennlabs", help="of the subjects, urn:<organization>:<client>")
+    keys.add_argument("--clients", type=Path, help="JSON file of secrets by client; without: one client, whose secret is told")
+    keys.add_argument("--issuer", default="", help="iss of every token; without: none")
+    keys.add_argument("--audience", default="", help="aud of every token; without: none")
     commands.add_parser("psql", help="open a prompt on the running database")
     commands.add_parser("clean", help="remove the stack's data and the caches, after asking")
     return parser

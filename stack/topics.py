@@ -15,7 +15,7 @@ from streams.errors import KafkaUnavailableError
 from streams.kafka_access import access
 from streams.partitioner import check_partitions
 from streams.settings import Kafka, Settings
-from streams.topics import DEAD_LETTERS, REPLAYS, STREAMS, Stream, changelog_of
+from streams.topics import DEAD_LETTERS, REPLAYS, SESSIONS, STREAMS, Stream, changelog_of
 
 CHANGELOG_RECORD_BYTES_MAX = 32 * 1024 * 1024
 HORIZON_MARGIN_S = 3_600  # A changelog outlives what is read from it, however late retention acts.
@@ -45,9 +45,12 @@ def topic_specs(settings: Settings, streams: Sequence[Stream] = STREAMS) -> list
     configs[DEAD_LETTERS] = source | {"max.message.bytes": str(dead_letter_bytes_max)}
     # A mark that is gone before its dead letter would let the event be sent twice, so none goes; there are few.
     configs[REPLAYS] = {"cleanup.policy": "compact", "segment.ms": source["segment.ms"]}
+    configs[SESSIONS] = _configs("compact,delete", retention_s=settings.analytics.session_s, segment_s=topics.segment_s)
     for stream in streams:
-        configs[changelog_of(stream.blocks_table)] = _changelog("compact,delete", settings)
-        configs[changelog_of(stream.rows_table)] = _changelog("delete", settings)
+        configs[changelog_of(stream.blocks_table)] = _changelog("compact,delete", settings, settings.worker.horizon_s)
+        configs[changelog_of(stream.rows_table)] = _changelog(
+            "delete", settings, stream.rows_horizon_s(settings.worker.horizon_s)
+        )
     return [
         TopicSpec(name, topics.partitions, topics.replication_factor, topic_configs) for name, topic_configs in configs.items()
     ]
@@ -85,15 +88,17 @@ def _configs(policy: str, *, retention_s: int, segment_s: int) -> dict[str, str]
     }
 
 
-def _changelog(policy: str, settings: Settings) -> dict[str, str]:
-    retention_s = settings.worker.horizon_s + HORIZON_MARGIN_S
+def _changelog(policy: str, settings: Settings, horizon_s: int) -> dict[str, str]:
+    retention_s = horizon_s + HORIZON_MARGIN_S
     segment_s = min(settings.topics.segment_s, CHANGELOG_SEGMENT_S_MAX)
     configs = _configs(policy, retention_s=retention_s, segment_s=segment_s)
     return configs | {"max.message.bytes": str(CHANGELOG_RECORD_BYTES_MAX)}
 
 
 def _count_partitions(admin: KafkaAdminClient) -> dict[str, int]:
-    return {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics() if not topic["error_code"]}
+    """Return the partitions of each topic; one that is being made has none for a moment, and is not there yet."""
+    found = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics() if not topic["error_code"]}
+    return {name: partitions for name, partitions in found.items() if partitions}
 
 
 def _check_partitions(specs: Sequence[TopicSpec], counts: Mapping[str, int]) -> None:

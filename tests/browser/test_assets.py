@@ -15,10 +15,10 @@ from tests.browser.acting import Acting
 from tests.browser.conftest import PageOf, get_text
 from tests.browser.test_states import shows
 from tests.support.eventually import eventually
+from tests.tidy.test_hygiene import SCRIPT_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
-SCRIPT_BYTES_MAX = 120 * 1024
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 LOADED = "performance.getEntriesByType('resource').map((each) => each.toJSON())"
 

@@ -175,6 +175,19 @@ def test_hostile_values_are_text(page_of: PageOf, acting: Acting, site: str) -> 
     assert page.evaluate("window.pwned") is None
 
 
+def test_dead_letter_is_followed_in_its_own_topic(page_of: PageOf, acting: Acting, site: str) -> None:
+    """The same place of another topic is another event; what the gateway dropped lies in no topic and cannot be followed."""
+    sample = {"partition": 2, "offset": 7, "reason": "time", "detail": "d", "at": answers.text_of(acting.now)}
+    acting.changed["dead-letters"] = {"samples": [sample | {"topic": topic} for topic in ("events.v1", "/v1/events")]}
+    page = opened(page_of, acting, site)
+    expect(page.locator("#dead .samples li")).to_have_count(2)
+    follow = page.locator("#dead .samples").get_by_role("button", name="Follow it")
+    expect(follow).to_have_count(1)
+    follow.click()
+    expect(page.locator("#where .verdict .badge")).to_have_text("counted")
+    assert acting.fields_of("where") == {"topic": "events.v1", "partition": "2", "offset": "7"}
+
+
 def test_poll_takes_over_where_no_stream_is(page_of: PageOf, acting: Acting, site: str) -> None:
     """Some proxies hold streams back; the figures then come every ten seconds, and the page says so."""
     acting.streams = False

@@ -31,6 +31,7 @@ from streams.topics import DEAD_LETTERS, USER_TAGS
 from tests.fault.small_disk import SmallDisk, may_mount
 from tests.integration.test_whole_job import produce, some_events
 from tests.support.alerting import Alerts, judging
+from tests.support.certificates import Certificates, end_authority, make_certificates
 from tests.support.eventually import eventually
 from tests.support.job import Door, Job
 from tests.support.stack_fixtures import REQUIRE_VARIABLE
@@ -47,7 +48,7 @@ LINGERING = {"PartitionsMissing", "DeadLetterWriteFailing", "E2ELatencyHigh"}
 half a minute, which is a second here, while the job gathers rows for two as ever."""
 PAUSE_S = 0.05
 BACKLOG_EVENTS = 60_000
-RESTORED_EVENTS = 300_000
+RESTORED_EVENTS = 450_000
 """Their rows are more than Kafka hands out in its first answer, which no quota holds back."""
 COUNTED = 'sum(tally_events_total{result="counted"})'
 FLOOD_RECORDS = 3_000
@@ -70,6 +71,7 @@ class Scene:
         self.job = job
         self.alerts = alerts
         self.disk = disk
+        self.certificates = Certificates(Path(job.environ["PGSSLROOTCERT"]).parent)
         self.manager = Manager(StackHome(job.home))
         self.servers = job.services()["TALLY_KAFKA_SERVERS"]
         self.dsn = job.services()["TALLY_POSTGRES_DSN"]
@@ -169,6 +171,17 @@ def disk_nearly_full(scene: Scene) -> None:
     ballast.unlink()
 
 
+def certificate_ended_and_rollups_locked(scene: Scene) -> None:
+    """Nobody renewed what the sinks and the worker would verify a Postgres with TLS by; and somebody holds a lock."""
+    with psycopg.connect(scene.dsn) as connection:
+        connection.execute("LOCK TABLE tally.hour_cells_rolled IN ACCESS EXCLUSIVE MODE")
+        end_authority(scene.certificates)
+        for job in ("tally-sinks", "tally-worker"):
+            scene.see("CertificateExpires", job=job, file="postgres_ca")
+        make_certificates(scene.certificates.folder)
+        scene.see("RollupsStalled")
+
+
 def dead_letters_refused(scene: Scene) -> None:
     """One record that nobody can count, and Kafka that does not take it: the worker stops again and again."""
     with scene.refusing(DEAD_LETTERS):
@@ -236,6 +249,7 @@ def flood_of_dead_letters(scene: Scene) -> None:
 
 FAULTS: list[Callable[[Scene], None]] = [
     disk_nearly_full,
+    certificate_ended_and_rollups_locked,
     dead_letters_refused,
     postgres_stopped_and_worker_starved,
     worker_paused,
@@ -274,7 +288,8 @@ def scene() -> Iterator[Scene]:
             pytest.fail("prometheus is required and not on the path")
         pytest.skip("NO PROMETHEUS: no alert is seen firing")
     folder = Path(tempfile.mkdtemp(prefix="tally-alerts-"))
-    job = Job(folder / "home", settings=SETTINGS)
+    authority = make_certificates(folder / "certificates").authority
+    job = Job(folder / "home", settings={**SETTINGS, "PGSSLROOTCERT": str(authority)})
     disk = SmallDisk(job.home / "worker-0", size_mib=DISK_MIB) if may_mount() else None
     try:
         if disk is not None:

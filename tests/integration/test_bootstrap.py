@@ -96,6 +96,17 @@ def test_folder_that_cannot_be_written_is_one_line(checkout: Path) -> None:
     assert "file exists" in failed.stderr
 
 
+def test_linked_environment_is_left_alone(checkout: Path, tmp_path: Path) -> None:
+    """Two checkouts that share one by a link would take turns in emptying it."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "kept").touch()
+    (checkout / ".venv").symlink_to(theirs)
+    failed = set_up(checkout)
+    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    assert "is a link" in failed.stderr and [entry.name for entry in theirs.iterdir()] == ["kept"]
+
+
 def test_python_that_is_too_old_is_told(checkout: Path) -> None:
     """The floor stands in one constant; a Python below it must say so and not fail in some import."""
     script = checkout / "stack" / "bootstrap.py"

@@ -244,19 +244,30 @@ def test_dead_letters_are_told_by_reason_without_what_they_hold(site: Site) -> N
     assert verdict["verdict"] == "dead_letter" and verdict["steps"][3]["found"]
 
 
-def site_dead_letter(site: Site, value: bytes) -> tuple[int, int]:
+def test_dead_letter_of_a_submission_is_followed_in_its_own_topic(site: Site) -> None:
+    """The same place of another topic is another event; what the gateway dropped lies in none."""
+    partition, offset = site_dead_letter(site, b'{"secret": "payload"}', topic="events.v1")
+    answer = eventually(lambda: with_sample(site, partition, offset, topic="events.v1"), within_s=WITHIN_S, what="the letter")
+    assert "payload" not in json.dumps(answer)
+    verdict = site.answer("where", topic="events.v1", partition=partition, offset=offset)
+    assert (verdict["verdict"], verdict["source"]) == ("dead_letter", f"events.v1/{partition}/{offset}")
+    refused = site.ask("where", topic="/v1/events", partition=partition, offset=offset)
+    assert refused.status == 400 and "user-tags.v1, events.v1" in refused.json["error"]["message"]
+
+
+def site_dead_letter(site: Site, value: bytes, *, topic: str = "user-tags.v1") -> tuple[int, int]:
     """Write a record that is no event straight into Kafka, and return where it lies."""
     from kafka import KafkaProducer
 
     with closing(KafkaProducer(bootstrap_servers=site.workers[0].environ["TALLY_KAFKA_SERVERS"])) as producer:
-        sent = producer.send("user-tags.v1", value=value, key=b"somebody", partition=1).get(timeout=20)
+        sent = producer.send(topic, value=value, key=b"somebody", partition=1).get(timeout=20)
     return sent.partition, sent.offset
 
 
-def with_sample(site: Site, partition: int, offset: int) -> Any:
+def with_sample(site: Site, partition: int, offset: int, *, topic: str = "user-tags.v1") -> Any:
     answer = site.answer("dead-letters")
-    found = [(sample["partition"], sample["offset"]) for sample in answer["samples"]]
-    return answer if (partition, offset) in found else None
+    found = [(sample["topic"], sample["partition"], sample["offset"]) for sample in answer["samples"]]
+    return answer if (topic, partition, offset) in found else None
 
 
 def test_live_stream_tells_each_second_what_is_counted(site: Site) -> None:
@@ -276,6 +287,18 @@ def test_live_stream_tells_each_second_what_is_counted(site: Site) -> None:
         after = next(event for event in events if sum(place["position"] for place in event["partitions"]) >= before + 20)
         assert after["events_per_s"] > 0
     site.settle()
+
+
+def test_head_of_the_live_stream_is_answered_at_once(site: Site) -> None:
+    """A monitor that asks so must not hold a stream open; the connection is good for the next request."""
+    for port in (site.gateway.port, site.workers[0].port):
+        with stream_of(port) as stream, closing(Door(port)) as door:
+            for _ in range(2):
+                answer = door.ask("HEAD", f"{API}/live")
+                assert (answer.status, answer.body) == (200, b"")
+                assert answer.headers["content-type"] == stream.response.getheader("Content-Type")
+                assert answer.headers["cache-control"] == "no-store"
+            assert door.ask("GET", f"{API}/dimensions").status == 200
 
 
 def test_worker_that_is_killed_is_missing_and_its_streams_end(site: Site) -> None:

@@ -8,11 +8,15 @@ from collections.abc import Iterator
 import pytest
 
 from stack.postgres import LocalPostgres
+from streams.topics import EVENTS, STREAMS
+from tables.erasures import digest_of
 from tests.support.cluster import PARTITIONS, a_cluster
 from tests.support.comparison import assert_answers_exact, wait_counted
-from tests.support.erasing import BACK, EVENTS_EACH, GONE, KILLED, MINUTES, STALE, Scene, databases, profile
+from tests.support.erasing import BACK, EVENTS_EACH, FAULTS, GONE, KILLED, MINUTES, STALE, Scene, databases, profile
+from tests.support.eventually import eventually
 from tests.support.sinks_process import SinksProcess, select
 
+COUNTED = {"rows", "records", "letters", "sessions", "postgres_events", "postgres_letters"}
 NOWHERE: dict[str, list[str]] = {"rocksdb": [], "changelog": [], "dead letters": [], "postgres": []}
 
 
@@ -71,6 +75,31 @@ def test_all_aggregates_and_all_profiles_of_others_are_as_they_were(scene: Scene
     assert totals == (oracle.records, sum(oracle.sums.values()))
 
 
+def test_an_erasure_is_noted_without_a_name(scene: Scene) -> None:
+    """security.md 16: each run left its beginning, killed ones only that, dry ones nothing; whoever has a name can find it."""
+    rows = select(scene.dsn, "SELECT id, begun_id, stage, detail FROM tally.audit WHERE action = 'erase'")
+    digests = [digest_of(user.encode()).hex() for user in (GONE, BACK)]
+    done = {row[1]: row[3] for row in rows if row[2] == "done"}
+    assert len(rows) == len(FAULTS) + len(STREAMS) * 2 * 2
+    for stream, killed in zip(STREAMS, (len(FAULTS), 0), strict=True):
+        detail = {"topic": stream.topic, "users": 2, "digests": digests}
+        begun = {row[0] for row in rows if row[2] == "begun" and row[3] == detail}
+        assert (len(begun), len(begun & set(done))) == (killed + 2, 2)
+    assert all(set(found) == COUNTED and all(isinstance(number, int) for number in found.values()) for found in done.values())
+    assert not any(name in str(rows) for name in (GONE, BACK))
+
+
+def test_rows_that_the_sinks_delete_are_among_those_that_are_gone(scene: Scene) -> None:
+    """They delete them before Postgres is asked to, so what is left for it would be told as none."""
+    statement = (
+        "SELECT d.detail->'postgres_events' FROM tally.audit d JOIN tally.audit b ON b.id = d.begun_id "
+        "WHERE d.stage = 'done' AND b.detail->>'topic' = %s ORDER BY d.recorded_at"
+    )
+    assert "events.v1: postgres: 2 events," in scene.dry_run
+    assert [events for (events,) in select(scene.dsn, statement, EVENTS.topic)] == [2, 0]
+    assert "events.v1: postgres: 0 events, which were there at the beginning, and 0 dead letters are gone" in scene.said
+
+
 def test_a_user_who_comes_back_is_kept_from_then_on(scene: Scene) -> None:
     """What Kafka had taken when the erasure began is gone, also what was not counted yet; all that came later stays."""
     statement = "SELECT source_offset FROM tally.user_events WHERE cookie = %s ORDER BY 1"
@@ -107,11 +136,14 @@ def test_a_worker_whose_disk_was_wiped_brings_nothing_back(scene: Scene) -> None
 
 
 def test_a_database_that_is_filled_anew_has_nothing_of_them(scene: Scene) -> None:
-    """The sinks read everything that Kafka has from its start."""
+    """The sinks read everything that Kafka has from its start; the log of submissions is that of the source, which has them."""
     scene.sinks.stop()
     sinks = SinksProcess(scene.cluster.servers, scene.empty, scene.cluster.home / "anew.log").start()
     try:
         scene.wait_sinks(scene.empty)
+        logged = "SELECT count(*) FROM tally.txn_log WHERE user_id = %s"
+        eventually(lambda: select(scene.empty, logged, GONE) == [(1,)], what="the submission in the log")
+        scene.erase_submissions_in(scene.empty)
     finally:
         sinks.stop()
         scene.sinks.start()

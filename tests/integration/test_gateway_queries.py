@@ -24,6 +24,7 @@ class StandInWorker:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
+        self.request_ids: list[str | None] = []
         self.status = 200
         self.is_ready = True
 
@@ -31,6 +32,7 @@ class StandInWorker:
         if request.path == "/ready":
             return web.Response(status=200 if self.is_ready else 503)
         self.asked.append((request.method, request.raw_path))
+        self.request_ids.append(request.headers.get("X-Request-Id"))
         return web.json_response(ANSWER, status=self.status, dumps=lambda answer: json.dumps(answer, indent=1))
 
 
@@ -76,6 +78,17 @@ async def test_query_reaches_the_worker_as_written_and_its_answer_the_client(gat
         assert head.startswith("HTTP/1.1 200 ")
         assert "content-type: application/json" in head
         assert body == json.dumps(ANSWER, indent=1).encode()
+
+
+async def test_id_of_a_query_goes_to_the_worker_and_comes_back(
+    gateway: Gateway, client: aiohttp.ClientSession, worker: StandInWorker
+) -> None:
+    """One search finds what gateway and workers wrote about it; an id that no log could hold as it is goes nowhere."""
+    for path in ("/aggregates?x", "/event?x", "/dashboard/api/now", "/dashboard/api/live"):
+        for sent, taken in (("shop-1", "shop-1"), ("a b", None), (None, None)):
+            async with client.get(gateway.url(path), headers={} if sent is None else {"X-Request-Id": sent}) as response:
+                assert (response.status, response.headers.get("X-Request-Id")) == (200, taken)
+            assert worker.request_ids[-1] == taken
 
 
 async def test_workers_error_is_passed_on(gateway: Gateway, client: aiohttp.ClientSession, worker: StandInWorker) -> None:

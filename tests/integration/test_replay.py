@@ -17,6 +17,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from agents.changelog import dead_letter
+from stack.postgres import LocalPostgres
 from streams.dead_letters import Position, decode_mark
 from streams.errors import Reason
 from streams.topics import BUCKET_OFFSETS, DEAD_LETTERS, REPLAYS
@@ -24,8 +25,10 @@ from tables.fold import Refused
 from tests.support.builders import a_record
 from tests.support.cluster import PARTITIONS, SOURCE, Cluster, a_cluster
 from tests.support.comparison import assert_answers_exact, wait_counted
+from tests.support.erasing import databases
 from tests.support.eventually import eventually
 from tests.support.oracle import Oracle, oracle_of, read_topic
+from tests.support.sinks_process import select
 from tests.support.tags import some_tags
 from tests.support.worker import WorkerProcess
 
@@ -74,8 +77,8 @@ class Scene:
         bad: records that no worker takes.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def __init__(self, cluster: Cluster, dsn: str) -> None:
+        self.cluster, self.dsn = cluster, dsn
         self.letters: dict[int, list[int]] = {}
         self.reread: Position
         self.bad: set[tuple[int, int]] = set()
@@ -130,7 +133,7 @@ class Scene:
     @property
     def environ(self) -> dict[str, str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith("TALLY_")}
-        return {**own, "TALLY_KAFKA_SERVERS": self.cluster.servers}
+        return {**own, "TALLY_KAFKA_SERVERS": self.cluster.servers, "TALLY_POSTGRES_DSN": self.dsn}
 
     def copies(self, partition: int) -> Counter[tuple[Any, ...]]:
         """Return how often each record stands behind the first fill of a partition: key, value and headers."""
@@ -177,9 +180,9 @@ async def throw(cluster: Cluster, partition: int, records: list[tuple[bytes | No
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with a_cluster(tmp_path_factory.mktemp("replay")) as cluster:
-        scene = Scene(cluster)
+def scene(tmp_path_factory: pytest.TempPathFactory, postgres: LocalPostgres) -> Iterator[Scene]:
+    with a_cluster(tmp_path_factory.mktemp("replay")) as cluster, databases(postgres) as (dsn, _):
+        scene = Scene(cluster, dsn)
         yield scene
         scene.worker.stop()
 
@@ -214,6 +217,19 @@ def test_an_event_that_its_open_bucket_has_counted_already_is_not_sent(scene: Sc
     eventually(lambda: "0 sent, 1 counted" in scene.run("send", *place), what="the event counted by the new worker")
     assert scene.reread not in scene.marks()
     scene.assert_counted_once()
+
+
+def test_each_replay_is_noted(scene: Scene) -> None:
+    """security.md 16: what was chosen before it is sent, what became of it behind that; looking leaves nothing."""
+    statement = "SELECT stage, detail FROM tally.audit WHERE action = 'replay' ORDER BY recorded_at"
+    before = len(select(scene.dsn, statement))
+    scene.run("send", "--partition", "0", "--reason", "not_json", "--dry-run")
+    scene.run("list")
+    assert len(select(scene.dsn, statement)) == before
+    scene.run("send", "--partition", "0", "--reason", "not_json")
+    begun, done = select(scene.dsn, statement)[before:]
+    assert (begun[0], begun[1]["partition"], begun[1]["reasons"]) == ("begun", 0, ["not_json"])
+    assert done == ("done", {"fails": 1})
 
 
 def test_killed_at_any_moment_the_next_run_sends_the_rest(scene: Scene) -> None:
@@ -264,11 +280,12 @@ def test_where_follows_a_letter_to_its_replay(scene: Scene) -> None:
     """Asked by the offset of the dead letter, the answer names the one that counts; without Postgres it says so."""
     scene.run("send", "--partition", "1", "--offset", str(scene.letters[1][4]))
     position = scene.marks()[Position(SOURCE, 1, scene.letters[1][4])]
+    environ = {name: value for name, value in scene.environ.items() if name != "TALLY_POSTGRES_DSN"}
     command = [sys.executable, "-m", "sinks.where", "--url", scene.worker.url, "--partition", "1"]
 
     def where(offset: int) -> Any:
         asked = [*command, "--offset", str(offset)]
-        ended = subprocess.run(asked, cwd=ROOT, env=scene.environ, capture_output=True, text=True, timeout=60, check=True)
+        ended = subprocess.run(asked, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=True)
         return json.loads(ended.stdout)[0]
 
     found = where(scene.letters[1][4])

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import signal
-import threading
+from contextlib import closing
+from threading import Event
 
 import psycopg
 import pytest
+from kafka import TopicPartition
 
+from sinks.__main__ import connect
 from stack.postgres import LocalPostgres
+from streams.settings import Settings
+from streams.topics import DEAD_LETTERS
 from tables.blocks import BlockKey, Cells, encode_block, pack
 from tests.support.sinks_process import (
     BLOCKS_TOPIC,
@@ -22,6 +27,7 @@ from tests.support.sinks_process import (
     a_loop,
     expected_rows,
     merged,
+    running,
     select,
     stored_rows,
     stored_totals,
@@ -154,25 +160,43 @@ def test_two_sinks_share_the_work_and_a_zombie_writes_nothing(
     check(sinks_dsn)
 
 
+@pytest.mark.parametrize("sought", [False, True], ids=["on", "from where it was sought"])
+def test_partition_that_was_paused_amid_its_records_is_read_on(
+    sinks_servers: str, changelogs: Changelogs, sought: bool
+) -> None:
+    """kafka-python 3.0 would leave it out for ever, once others were read meanwhile: a window would let nothing through."""
+    paused, other = TopicPartition(DEAD_LETTERS, 0), TopicPartition(DEAD_LETTERS, 1)
+    changelogs.send(DEAD_LETTERS, 0, [(b"k", b"%d" % number) for number in range(3)])
+    with closing(connect(Settings.model_validate({"kafka": {"servers": sinks_servers}}), Event())) as consumer:
+        consumer.assign([paused, other])
+        found: list[tuple[int, int]] = []
+
+        def polled(max_records: int, wanted: list[tuple[int, int]]) -> bool:
+            for records in consumer.poll(timeout_ms=250, max_records=max_records).values():
+                found.extend((record.partition, record.offset) for record in records)
+            return found == wanted
+
+        until(lambda: polled(1, [(0, 0)]), "the first of three records")
+        if sought:
+            consumer.seek(paused, 1)
+        consumer.pause(paused)
+        changelogs.send(DEAD_LETTERS, 1, [(b"k", b"x")])
+        until(lambda: polled(64, [(0, 0), (1, 0)]), "a record of another partition")
+        consumer.resume(paused)
+        until(lambda: polled(64, [(0, 0), (1, 0), (0, 1), (0, 2)]), "what was left of the first")
+
+
 def test_forgotten_join_is_made_again(
     sinks_servers: str, sinks_dsn: str, changelogs: Changelogs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kafka-python 3.0 may forget a join whose poll timed out: no answer ever comes, so the group is joined anew."""
     monkeypatch.setattr("sinks.loop.JOIN_TIMEOUT_S", 0.1)
-    loop = a_loop(sinks_servers, sinks_dsn)
-    thread = threading.Thread(target=loop.run)
-    thread.start()
-    try:
+    with running(a_loop(sinks_servers, sinks_dsn)) as loop:
         changelogs.send_all(TRAFFICS[:1])
         until(lambda: changelogs.are_in(sinks_dsn), "applied")
         loop._rebalances.under_way.set()  # As if the partitions had been revoked, and nothing after that.
         changelogs.send_all(TRAFFICS[1:])
         until(lambda: changelogs.are_in(sinks_dsn), "applied after joining anew")
-    finally:
-        loop.stop.set()
-        thread.join()
-        loop.consumer.close(autocommit=False, timeout_ms=3_000)
-        loop.postgres.close()
     check(sinks_dsn)
 
 

@@ -8,25 +8,31 @@ from datetime import timedelta
 
 import psycopg
 import pytest
+from alembic.script import ScriptDirectory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
 from sinks.copy_text import copy, copy_isolated, render_block, render_line, render_minute
 from sinks.days import DayPartitions, day_named, day_of
-from sinks.migrate import MigrationError, check_revision, head, migrate
+from sinks.migrate import MIGRATIONS, MigrationError, check_revision, head, migrate, revision_of
 from sinks.postgres import Postgres, connect, lock_positions, move_positions
 from sinks.retention import Retention
 from sinks.writers import Place
 from streams.clock import SYSTEM_CLOCK
 from streams.settings import Sinks
-from streams.topics import STREAMS
+from streams.topics import STREAMS, USER_TAGS, changelog_of
 from tables.blocks import decode_block, encode_block, pack
 
 READABLE = (
     "minute_aggregates", "user_events", "dead_letters", "sink_offsets",
     "hour_cells", "day_cells", "hour_cells_touched", "hour_cells_rolled", "day_cells_rolled",
+    "event", "events", "event_aggregates", "event_hour_cells", "event_day_cells", "event_hour_cells_touched",
+    "event_hour_cells_rolled", "event_day_cells_rolled", "txn_log", "value_counts", "clicks_per_post", "visits_per_club_day",
+    "top_course_searches",
 )  # fmt: skip
+PARTITIONED = 4
+UNPARTITIONED = 13 + 16 - PARTITIONED
 DAY_MS = 86_400_000
 TEXTS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20) | st.text(
     st.sampled_from("\\\t\n\r.N\x0b\x85\u2028 "), max_size=6
@@ -118,7 +124,7 @@ def schema_of(connection: psycopg.Connection) -> list[tuple[object, ...]]:
 
 
 def test_up_down_up_leaves_the_same_schema(fresh_database: str) -> None:
-    """A way back that leaves things behind would fail the next way up, on the day it is needed."""
+    """P21: a way back that leaves things behind would fail the next way up, on the day it is needed."""
     migrate(fresh_database)
     with psycopg.connect(fresh_database, autocommit=True) as connection:
         once = schema_of(connection)
@@ -128,6 +134,34 @@ def test_up_down_up_leaves_the_same_schema(fresh_database: str) -> None:
             check_revision(connection)
         assert head() in migrate(fresh_database)
         assert schema_of(connection) == once
+
+
+def test_way_back_ends_at_the_schema_that_is_named(fresh_database: str) -> None:
+    """P21: as docs/production.md says it, after an upgrade that somebody regrets; a name of no schema is an error."""
+    steps = [step.revision for step in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
+    assert len(steps) >= 4
+    for revision in (*steps, *reversed(steps), steps[2], steps[1], steps[1]):
+        migrate(fresh_database, revision=revision)
+        with psycopg.connect(fresh_database) as connection:
+            assert revision_of(connection) == revision
+    with pytest.raises(MigrationError, match="none_such"):
+        migrate(fresh_database, revision="none_such")
+
+
+def test_what_a_way_back_drops_is_read_again_after_the_next_way_up(fresh_database: str) -> None:
+    """P21: tables that are made anew are empty; offsets of before would leave all out that Kafka still has of them."""
+    migrate(fresh_database)
+    before_events = "2026_11_23_audit"
+    places = {Place(topic, 0) for stream in STREAMS for topic in (stream.topic, *map(changelog_of, stream.tables))}
+    mine = Postgres(fresh_database)
+    with mine.connection().transaction(), mine.connection().cursor() as cursor:
+        lock_positions(cursor, places)
+        move_positions(cursor, dict.fromkeys(places, 7))
+    migrate(fresh_database, revision=before_events)
+    migrate(fresh_database)
+    left = {place.topic for place in mine.positions()}
+    mine.close()
+    assert left == {USER_TAGS.topic, *map(changelog_of, USER_TAGS.tables)}
 
 
 def test_two_migrators_take_turns(fresh_database: str) -> None:
@@ -152,7 +186,7 @@ def test_every_table_and_column_has_a_comment(connection: psycopg.Connection) ->
     """The database explains itself to who reads it with another tool; days made later are no exception."""
     Retention(STREAMS, Sinks(), SYSTEM_CLOCK).sweep(connection)
     rows = [row for row in schema_of(connection) if row[1] not in ("i", "I")]
-    assert len({row[0] for row in rows}) == 12 + 2 * 3
+    assert len({row[0] for row in rows}) == UNPARTITIONED + PARTITIONED * (1 + 3)
     assert [row[:6] for row in rows if not row[4] or not row[8]] == []
 
 
@@ -160,6 +194,8 @@ def test_columns_of_the_interface_are_there(connection: psycopg.Connection) -> N
     """Reports rely on these names and their order."""
     names = [row[5] for row in schema_of(connection) if row[0] == "minute_aggregates"]
     assert names == ["minute_at", "action", "origin", "brand_id", "category_id", "event_count", "price_sum"]
+    event = [row[5] for row in schema_of(connection) if row[0] == "event"]
+    assert event == ["id", "product", "pennkey", "datapoint", "value", "timestamp"]
     events = [row[5] for row in schema_of(connection) if row[0] == "user_events"]
     assert {"cookie", "occurred_at", "action", "source_partition", "source_offset"} <= set(events)
 
@@ -174,12 +210,19 @@ def test_reader_reads_what_reports_need_and_writes_nothing(connection: psycopg.C
         *(f"DELETE FROM tally.{table}" for table in READABLE),
         "SELECT * FROM tally.minute_cells",
         "SELECT * FROM tally.minute_cells_blocks",
+        "SELECT * FROM tally.event_minute_cells",
+        "SELECT * FROM tally.forward_positions",
+        "SELECT * FROM tally.audit",
         "CREATE TABLE tally.mine (id int)",
         "TRUNCATE tally.user_events",
     ]
     for statement in refused:
         with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectNotInPrerequisiteState)):
             connection.execute(statement)
+    may = "SELECT relname FROM pg_class WHERE relnamespace = 'tally'::regnamespace AND relkind IN ('r', 'p', 'v')"
+    writing = " AND has_table_privilege(oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')"
+    assert len(connection.execute(may).fetchall()) > len(READABLE)
+    assert connection.execute(may + writing).fetchall() == []
 
 
 def days_of(connection: psycopg.Connection, table: str) -> list[int]:

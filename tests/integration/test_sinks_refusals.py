@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import psycopg
@@ -62,7 +63,10 @@ def replace_kept(row: Row, origin: str) -> Row:
 
 
 def test_dead_letters_are_kept_as_they_came(start_sinks: StartSinks, changelogs: Changelogs, sinks_dsn: str) -> None:
-    """Null keys and values, headers of the record itself, NUL in the detail, the same one twice, and one without headers."""
+    """Null keys and values, headers of the record itself, NUL in the detail, the same one twice, and one without headers.
+
+    One that names as its topic what cannot be one has its own place: its text may be longer than a primary key can be.
+    """
     start_sinks()
     texts = {
         "reason": b"schema",
@@ -75,11 +79,14 @@ def test_dead_letters_are_kept_as_they_came(start_sinks: StartSinks, changelogs:
     headers = [("trace", b"\x00\xfe"), *texts.items()]
     changelogs.send(DEAD_LETTERS, 0, [(None, b""), (b"", None)], headers=headers)
     changelogs.send(DEAD_LETTERS, 1, [(b"\0key", b"\0\xff")])
+    wild = texts | {"topic": random.Random(1).randbytes(4_000).hex().encode(), "detail": b"wild"}
+    changelogs.send(DEAD_LETTERS, 1, [(None, b"x")], headers=list(wild.items()))
     until(lambda: changelogs.are_in(sinks_dsn), "applied")
     columns = "source_topic, source_partition, source_offset, reason, detail, stage, record_key, record_value, record_headers"
-    assert select(sinks_dsn, f"SELECT {columns} FROM tally.dead_letters ORDER BY source_topic DESC") == [
+    assert select(sinks_dsn, f"SELECT {columns} FROM tally.dead_letters ORDER BY source_topic DESC, 3") == [
         ("user-tags.v1", 1, 42, "schema", "a\ufffdb\ufffd", "worker", None, b"", [["trace", "\ufffd\ufffd"]]),
         (DEAD_LETTERS, 1, 0, "bug", "", "", b"\0key", b"\0\xff", []),
+        (DEAD_LETTERS, 1, 1, "schema", "wild", "worker", None, b"x", []),
     ]
 
 

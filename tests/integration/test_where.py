@@ -8,17 +8,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from kafka import TopicPartition
+from kafka import KafkaProducer, TopicPartition
 
 from sinks.migrate import migrate
 from stack.postgres import LocalPostgres
-from tests.support.builders import a_record
+from streams.topics import EVENTS
+from tests.support.builders import a_record, a_submission, record_bytes
 from tests.support.cluster import PARTITIONS, SOURCE, Cluster, a_cluster
 from tests.support.eventually import eventually
 from tests.support.gateway_process import running_gateway
@@ -215,6 +217,36 @@ def test_what_retention_removed_is_forgotten_unless_postgres_has_it(scene: Scene
         admin.delete_records({TopicPartition(SOURCE, PARTITION): scene.end})
     assert scene.state(offset) == "in_postgres"
     assert scene.state(offset + 1) == "forgotten"
+
+
+def test_submissions_are_found_and_duplicates_told(scene: Scene, sinks: SinksProcess) -> None:
+    """Of `events.v1`: by position, and by user and time in any partition; the one that was sent again is said to be so."""
+    sinks.start()
+    fields = {"user": "eve", "time": TIME}
+    raws = [
+        record_bytes(event)
+        for event in (
+            a_submission("a", "b", id="1", **fields), a_submission("a", id="1", **fields), a_submission(id="2", **fields),
+            a_submission(id="3", **fields, kind="TRADE"),
+        )
+    ]  # fmt: skip
+    with closing(KafkaProducer(bootstrap_servers=scene.cluster.servers)) as producer:
+        sent = [producer.send(EVENTS.topic, key=b"PCR", value=raw, partition=PARTITION) for raw in raws]
+        first, again, empty, bad = (future.get(timeout=20).offset for future in sent)
+
+    def states(*arguments: object) -> dict[int, str]:
+        found = scene.where("--topic", EVENTS.topic, *arguments)
+        return {int(answer["source"].rpartition("/")[2]): answer["state"] for answer in found}
+
+    expected = {first: "in_postgres", empty: "counted", bad: "dead_letter"}
+    by_user = ("--user", "eve", "--time", TIME)
+    eventually(lambda: states(*by_user) == expected, within_s=60, what="the submissions in Postgres")
+    at = [states("--partition", PARTITION, "--offset", offset) for offset in (first, again, empty, bad)]
+    assert at == [{first: "in_postgres"}, {again: "duplicate"}, {empty: "counted"}, {bad: "dead_letter"}]
+    with running_gateway(scene.cluster.servers, gateway_workers=scene.worker.url) as gateway:
+        eventually(lambda: get(gateway.url("/ready"))[0] == 200, what="the gateway ready")
+        status, answer = get(gateway.url(f"/v1/event?{urlencode({'user': 'eve', 'time': TIME})}"))
+    assert (status, sorted(event["offset"] for event in answer["events"])) == (200, [first, empty])
 
 
 def test_acknowledged_but_not_counted_yet_waits(scene: Scene) -> None:

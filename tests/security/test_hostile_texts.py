@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from gateway.app import App
 from gateway.intake import Intake
+from gateway.products import Products
 from gateway.workers import Workers
 from streams.metrics import GatewayMetrics
 from streams.settings import Settings
@@ -23,9 +24,9 @@ from tests.security.conftest import Job
 from tests.support.builders import a_record, a_user_tag
 from tests.support.eventually import eventually
 from tests.support.gateway_process import running_gateway
-from tests.support.job import Door, send_all
+from tests.support.job import ALWAYS, Door, send_all
 from tests.support.sinks_process import select
-from tests.tidy.tree import source_files, tree_of
+from tests.tidy.tree import ROOT, source_files, tree_of
 
 HOSTILE = (
     "'", '"', "';--", "' OR '1'='1", "'; DROP TABLE tally.user_events; --", "\\", "\\'", "%s", "%(user)s", "%%", "$1", "{0}",
@@ -35,6 +36,7 @@ MINUTE = "2021-07-01T00:{:02}"
 ORIGINS = 10_000
 SCHEMA = ("sinks/migrations/", "sinks/migrate.py", "stack/postgres.py")
 """What makes the schema and the database has names of its own in its statements, before there is anybody to send a text."""
+LOOKING_UP = {"getattr", "setattr", "eval", "exec", "compile", "__import__", "globals", "locals", "vars"}
 EXECUTING = {"execute", "executemany", "copy"}
 
 
@@ -77,31 +79,77 @@ def test_names_of_parameters_are_a_closed_set(job: Job) -> None:
             assert answer.error == "bad_query"
 
 
-def executions() -> Iterator[tuple[str, ast.expr]]:
-    """Yield where a statement is executed, and the statement."""
+def test_a_text_that_no_event_can_hold_finds_nothing(job: Job) -> None:
+    """NUL and half a character: what Postgres or UTF-8 could not take is told, or not found, and is no error of ours."""
+    before = job.logs
+    for text in ("%00", "a%00b", "%ed%a0%80", "%ff", "%c3"):
+        fields = f"time_range=2021-07-01T00:00:00_2021-07-01T00:01:00&action=VIEW&aggregates=COUNT&origin={text}"
+        asked = (
+            f"/aggregates?{fields}",
+            f"/user_profiles/{text}?time_range={ALWAYS}",
+            f"/event?cookie={text}&time=2021-07-01T00:00:00Z",
+            *(f"/dashboard/api/{path}{text}" for path in ("series?origin=", "user?cookie=", "dead-letters?reason=")),
+        )
+        assert {target: status for target in asked if (status := job.door.ask("GET", target).status) not in (200, 400)} == {}
+    written = {name: log[len(before[name]) :] for name, log in job.logs.items()}
+    assert {name: log for name, log in written.items() if " ERROR " in log} == {}
+
+
+def test_no_text_of_a_request_names_what_is_called() -> None:
+    """Routes are listed, and methods called by their names: nothing that answers looks up an attribute or runs a text."""
+    found = {
+        f"{path}:{node.lineno}"
+        for path in source_files()
+        if path.relative_to(ROOT).parts[0] in ("views", "gateway", "dashboard")
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in LOOKING_UP
+        if not (node.func.id == "getattr" and isinstance(node.args[1], ast.Constant))
+    }
+    assert found == set()
+
+
+def calls(names: set[str]) -> Iterator[tuple[str, list[ast.expr]]]:
+    """Yield where something of these names is called, and what the first argument is, or may be where it is a name."""
     for path in source_files():
-        for node in ast.walk(tree_of(path)):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and node.func.attr in EXECUTING
-                and node.args
-            ):
-                yield f"{path}:{node.lineno}", node.args[0]
+        nodes = list(ast.walk(tree_of(path)))
+        given = [(ast.unparse(target), node.value) for node in nodes if isinstance(node, ast.Assign) for target in node.targets]
+        for node in nodes:
+            if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2] in names:
+                first = node.args[0]
+                yield f"{path}:{node.lineno}", [first, *(value for name, value in given if name == ast.unparse(first))]
+
+
+def is_built(statement: ast.expr) -> bool:
+    """Say whether an expression puts a text together."""
+    formats = isinstance(statement, ast.Call) and isinstance(statement.func, ast.Attribute) and statement.func.attr == "format"
+    return formats or isinstance(statement, ast.JoinedStr | ast.BinOp)
 
 
 def test_no_statement_is_put_together_from_texts() -> None:
     """SQL comes from files, with names quoted and values as parameters: no f-string, `+`, `%` or format is ever executed."""
-    found = dict(executions())
+    found = dict(calls(EXECUTING))
     assert len(found) > 20
-    built = {place for place, statement in found.items() if isinstance(statement, ast.JoinedStr | ast.BinOp)}
-    formatted = {
-        place
-        for place, statement in found.items()
-        if isinstance(statement, ast.Call) and isinstance(statement.func, ast.Attribute) and statement.func.attr == "format"
-    }
-    allowed = {place for place in built | formatted if any(name in place for name in SCHEMA)}
-    assert built | formatted == allowed
+    built = {place for place, statements in found.items() if any(map(is_built, statements))}
+    assert {place for place in built if not any(name in place for name in SCHEMA)} == set()
+
+
+def test_parts_of_statements_stand_in_the_source() -> None:
+    """What is put into one without quotes is written there as a text; but for the one place that reads the files."""
+    found = dict(calls({"SQL"}))
+    assert len(found) > 10
+    others = {place for place, texts in found.items() if not all(isinstance(text, ast.Constant) for text in texts)}
+    assert {place.rpartition(":")[0] for place in others} == {str(ROOT / "streams" / "statements.py")}
+
+
+INTERNALS = rb"Traceback|File \"|\.py|msgspec|pydantic|starlette|aiohttp"
+ASKED_OF_THE_PAGE = (
+    "series?canary=canary",
+    "series?from=canary",
+    "top?dimension=canary",
+    "user?cookie=canary&limit=canary",
+    "dead-letters?from=canary",
+    "where?partition=canary&offset=canary",
+)
 
 
 def test_errors_hold_neither_payload_nor_internals(job: Job) -> None:
@@ -125,30 +173,42 @@ def test_errors_hold_neither_payload_nor_internals(job: Job) -> None:
         job.door.ask("GET", "/aggregates?canary=canary"),
         job.door.ask("GET", "/event?partition=canary&offset=canary"),
         job.door.ask("GET", "/event?cookie=canary&time=canary"),
+        *(job.door.ask("GET", f"/dashboard/{path}") for path in ("canary", "assets/canary", "api/canary", "api/live/canary")),
+        *(job.door.ask("GET", f"/dashboard/api/{asked}") for asked in ASKED_OF_THE_PAGE),
+        *(job.door.ask("POST", f"/dashboard/api/{name}", b"canary") for name in ("live", "now", "series")),
     ]
     assert not any(b"canary" in answer.body for answer in asked[: len(bodies)])
     for answer in asked:
         assert 400 <= answer.status < 500
         assert answer.error
-        assert not re.search(rb"Traceback|File \"|\.py|msgspec|starlette|aiohttp", answer.body)
+        assert not re.search(INTERNALS, answer.body)
+
+
+REFUSED_OF_PRODUCTS = (
+    b"canary",
+    b'{"canary":',
+    b"\xff canary",
+    b'["canary"]',
+    b'{"event_id": "canary", "time": "canary", "type": {"canary": 1}}',
+    b'{"product": "canary", "pennkey": ["canary"], "timestamp": "canary", "data": [{"key": "canary", "value": 1}]}',
+)
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/beacon", "/analytics"])
+def test_refusals_of_products_hold_neither_payload_nor_internals(job: Job, path: str) -> None:
+    """What is wrong is told by the names of our fields, and never by what stood in them; a beacon is told nothing."""
+    for body in REFUSED_OF_PRODUCTS:
+        answer = job.door.ask("POST", path, body, headers={"Content-Type": "application/json"})
+        assert answer.status in ((204,) if path == "/v1/beacon" else (400, 422))
+        assert not re.search(rb"canary|" + INTERNALS, answer.body), answer.body
 
 
 async def broken(*arguments: Any) -> None:
     raise RuntimeError("canary: a secret of ours")
 
 
-@pytest.mark.parametrize(
-    "path", ["/user_tags", *sorted({"/user_profiles/canary", "/aggregates", "/event", "/health", "/metrics"})]
-)
-async def test_a_bug_in_any_route_is_a_500_that_says_nothing(path: str) -> None:
-    """Whatever raises: the log has the trace, and the client a code."""
-    settings, metrics = Settings(), GatewayMetrics()
-    workers = Workers(settings)
-    app = App(Intake(USER_TAGS, settings, metrics), workers, metrics, settings)
-    app.user_tags = broken  # type: ignore[assignment]
-    for route in app._rest.routes:
-        assert isinstance(route, Route)
-        route.app = broken
+async def answer_of(app: App, method: str, path: str) -> list[Any]:
+    """Return what the application sends."""
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -157,15 +217,32 @@ async def test_a_bug_in_any_route_is_a_500_that_says_nothing(path: str) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    method = "POST" if path == "/user_tags" else "GET"
     scope = {"type": "http", "path": path, "raw_path": path.encode(), "method": method, "headers": [], "query_string": b""}
+    await app(scope, receive, send)
+    return sent
+
+
+async def test_a_bug_in_any_route_is_a_500_that_says_nothing() -> None:
+    """Whatever raises: the log has the trace, and the client a code."""
+    settings, metrics = Settings(), GatewayMetrics()
+    workers = Workers(settings)
+    app = App(Intake(USER_TAGS, settings, metrics), Products(settings, metrics), workers, metrics, settings)
+    paths = [("GET", path) for path in app._product_routes]
+    app._product_routes = dict.fromkeys(app._product_routes, broken)
+    app.user_tags = broken  # type: ignore[assignment]
+    for route in app._rest.routes:
+        assert isinstance(route, Route)
+        paths.append(("GET" if "GET" in (route.methods or ()) else "POST", re.sub(r"{.+?}", "canary", route.path)))
+        route.app = broken
+    assert {("POST", "/user_tags"), ("GET", "/v1/events"), ("GET", "/v1/timelines/canary")} < set(paths)
     try:
-        await app(scope, receive, send)
+        for method, path in paths:
+            head, body = await answer_of(app, method, path)
+            assert head["status"] == 500, path
+            assert b'"code":"bug"' in body["body"] and b"canary" not in body["body"]
     finally:
         await app.aclose()
         await workers.close()
-    assert [message.get("status") for message in sent] == [500, None]
-    assert b'"code":"bug"' in sent[1]["body"] and b"canary" not in sent[1]["body"]
 
 
 def series_of(job: Job) -> dict[str, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -10,8 +12,10 @@ from contextlib import ExitStack, closing
 import pytest
 
 from gateway.limited import HEAD_BYTES_MAX, HEAD_TIMEOUT_S, HEADERS_MAX, MESSAGE_TIMEOUT_S, URL_BYTES_MAX
+from gateway.lingering import LINGER_S
 from stack.ports import free_port
 from streams.clock import SYSTEM_CLOCK
+from streams.schemas import TEXT_LENGTH_MAX
 from tests.security.conftest import BODY_BYTES_MAX, Job
 from tests.support.builders import a_record
 from tests.support.eventually import eventually
@@ -19,6 +23,7 @@ from tests.support.gateway_process import running_gateway
 from tests.support.job import Door
 
 PATIENCE_S = 30.0
+BETWEEN_SENDS_MS = 10
 SLOW_CONNECTIONS = 40
 LATE_S = 5.0
 """What a busy machine may add to a limit; the limits are rows of the specification."""
@@ -41,13 +46,11 @@ def answers(job: Job, data: bytes) -> bytes:
 
 
 def rest_of(connection: socket.socket, data: bytes = b"") -> bytes:
+    """Send bytes, all of which are taken, and return what comes back; a reset on the way is a failure."""
     received = b""
-    try:
-        connection.sendall(data)
-        while part := connection.recv(65_536):
-            received += part
-    except (ConnectionResetError, BrokenPipeError):
-        pass  # closed on what it had not read
+    connection.sendall(data)
+    while part := connection.recv(65_536):
+        received += part
     return received
 
 
@@ -153,10 +156,28 @@ def test_a_target_has_its_limit_to_the_byte(job: Job) -> None:
     ids=["header", "target", "extension", "trailers", "trailer"],
 )
 def test_what_never_ends_is_cut_before_it_costs_memory(job: Job, data: bytes) -> None:
-    """The parser keeps an unfinished line for as long as it grows."""
+    """The parser keeps an unfinished line for as long as it grows. The sender reads why, with all of it sent."""
     answer = answers(job, data)
-    assert not answer or answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 ")), answer
+    assert answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 ")), answer
     assert job.door.ask("GET", "/live").status == 200
+
+
+def test_who_sends_on_and_on_after_a_refusal_is_cut(job: Job) -> None:
+    """Nobody parses it, and it ends."""
+    received = b""
+    started_s = SYSTEM_CLOCK.monotonic_s()
+    with closing(connected(job)) as connection:
+        connection.sendall(b"no HTTP\r\n\r\n")
+        while part := connection.recv(65_536):
+            received += part
+        cut = select.poll()
+        cut.register(connection, 0)  # tells of a reset only
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while SYSTEM_CLOCK.monotonic_s() < started_s + LINGER_S + PATIENCE_S:
+                cut.poll(BETWEEN_SENDS_MS)
+                connection.sendall(b"x" * 1_000)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert SYSTEM_CLOCK.monotonic_s() - started_s >= LINGER_S
 
 
 def test_a_body_has_its_limit_to_the_byte_in_pieces_too(job: Job) -> None:
@@ -168,6 +189,22 @@ def test_a_body_has_its_limit_to_the_byte_in_pieces_too(job: Job) -> None:
         for request in (event(body=body), CHUNKED + b"\r\n" + parts + b"0\r\n\r\n"):
             with closing(connected(job)) as connection:
                 assert one_answer(connection, request).startswith(b"HTTP/1.1 %b " % status)
+
+
+def test_a_text_has_its_limit_to_the_character(job: Job) -> None:
+    """Whatever a character weighs; what is longer is named, and not repeated."""
+    for letter in ("x", "\U0001f36a"):
+        fitting, longer = (a_record(cookie="of-http", origin=letter * (TEXT_LENGTH_MAX + more)) for more in (0, 1))
+        assert job.door.ask("POST", "/user_tags", fitting).status == 204
+        refused = job.door.ask("POST", "/user_tags", longer)
+        assert (refused.status, refused.error) == (400, "schema") and letter * 2 not in refused.body.decode()
+
+
+def test_a_packed_body_is_not_unpacked(job: Job) -> None:
+    """A bomb of 1 kB is 1 kB here: the route takes JSON, whatever a header says of it."""
+    for packed in (gzip.compress(EVENT), gzip.compress(b" " * 50_000_000)):
+        answer = job.door.ask("POST", "/user_tags", packed, headers={"Content-Encoding": "gzip"})
+        assert (answer.status, answer.error) == (400, "not_json")
 
 
 def test_nesting_has_a_limit(job: Job) -> None:

@@ -16,7 +16,10 @@ from tests.support.eventually import eventually
 from tests.support.job import ALWAYS
 from tests.support.worker import WorkerProcess
 
-INTERNAL = ("aggregates", "profiles", "event", "look", "erase")
+INTERNAL = (
+    "aggregates", "profiles", "event", "look", "erase", "sums", "series", "pulse", "written",
+    *(f"v1/{name}" for name in ("aggregates", "timelines", "event", "look")),
+)  # fmt: skip
 OF_FAUST = ("/", "/table", "/table/", "/table/user-profiles/x/", "/router", "/router/", "/graph", "/stats", "/production_index")
 
 
@@ -38,6 +41,7 @@ def test_an_internal_page_wants_the_token(job: Job, page: str) -> None:
     assert status_of(url, method="POST") == 401
     assert status_of(url, method="POST", token="Bearer wrong") == 401
     assert status_of(url, method="POST", token="Basic " + job.token) == 401
+    assert status_of(url, method="POST", token="Bearer \xff") == 401, "no text in UTF-8"
     assert status_of(url, method="POST", token=f"Bearer {job.token}") not in (401, 404)
     assert status_of(url) == 401
 

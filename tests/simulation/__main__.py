@@ -1,7 +1,8 @@
 """Simulate without bound: `make simulate`. Prints a line now and then, and of the first failure its seed and its replay.
 
 Environment: `SEED` the first seed (default: the clock's), `COUNT` how many schedules (default: no bound), `STEPS` how many
-steps with faults at most, `PLANT` the name of a planted fault. With `COUNT=1` everything that goes wrong is told.
+steps with faults at most, `PLANT` the name of a planted fault, or
+`submissions_counted` for the second stream. With `COUNT=1` everything that goes wrong is told.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import sys
 import time
 
-from tests.simulation.planted import PLANTS, Plant, nothing_planted
+from tests.simulation.planted import CONTROLS, PLANTS, Plant
 from tests.simulation.search import Found, fewest_steps, replay, search
 
 PROGRESS_S = 10.0
@@ -48,7 +49,7 @@ def main() -> int:
     count = int(os.environ.get("COUNT") or 0)
     steps = int(os.environ["STEPS"]) if os.environ.get("STEPS") else None
     name = os.environ.get("PLANT", "")
-    plant = PLANTS[name] if name else nothing_planted
+    plant = (PLANTS | CONTROLS)[name]
     if count == 1:
         problem = replay(seed, steps=steps, trace=say, plant=plant)
         say(problem or f"seed {seed} is exact")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import add
 from typing import Any
 
 from streams.topics import DEAD_LETTERS, USER_TAGS
@@ -30,25 +31,26 @@ def best_of(entries: Iterable[tuple[Any, ...]]) -> Best:
     return best
 
 
-def cells_of(values: Iterable[bytes]) -> dict[Cell, tuple[int, int]]:
-    """Return (count, sum) by dimensions of blocks of one minute."""
-    totals: dict[Cell, tuple[int, int]] = {}
+def cells_of(values: Iterable[bytes], *, sums: int) -> dict[Cell, tuple[int, ...]]:
+    """Return (count, sum, …) by dimensions of blocks of one minute."""
+    totals: dict[Cell, tuple[int, ...]] = {}
     for value in values:
         for dimensions, packed in decode_block(value).cells().items():
-            count, total = unpack(packed, sums=1)
-            known = totals.get(dimensions, (0, 0))
-            totals[dimensions] = known[0] + count, known[1] + total
+            known = totals.get(dimensions, (0,) * (1 + sums))
+            totals[dimensions] = tuple(map(add, known, unpack(packed, sums=sums)))
     return totals
 
 
-def totals_of_blocks(values: dict[tuple[int, int], bytes]) -> dict[Cell, tuple[int, int]]:
-    """Return (count, sum) by cell of the winning blocks."""
+def totals_of_blocks(values: dict[tuple[int, int], bytes], *, sums: int = 1) -> dict[Cell, tuple[int, ...]]:
+    """Return (count, sum, …) by cell of the winning blocks."""
     by_minute: dict[int, list[bytes]] = {}
     for (minute, _), value in values.items():
         if minute != PROGRESS:
             by_minute.setdefault(minute, []).append(value)
     return {
-        (minute, *dimensions): total for minute, values in by_minute.items() for dimensions, total in cells_of(values).items()
+        (minute, *dimensions): total
+        for minute, values in by_minute.items()
+        for dimensions, total in cells_of(values, sums=sums).items()
     }
 
 
@@ -79,7 +81,7 @@ class Watch:
         known = self.values.setdefault((entry.topic, entry.partition, key), value)
         if known != value:
             self.world.report(f"law: two values of the key {key.hex()} of {entry.topic}/{entry.partition}")
-        if entry.topic == ROWS:
+        if entry.topic == self.world.subject.rows:
             inverse = (1 << 63) - 1
             self.stored[entry.partition].update(inverse - int.from_bytes(row[-8:], "big") for row, _ in decode_span(value))
         elif key[:4] == b"\xff\xff\xff\xff":
@@ -157,11 +159,11 @@ def _check_disks(world: Any, partition: int, records: list[SourceRecord], best: 
         _compare(world, f"rows on disk {worker.number} of {partition}", rows, rows_of(records))
 
 
-def _recovered(database: Database | None, log: Log) -> dict[bytes, bytes]:
+def _recovered(database: Database | None, log: Log, *, packed: bool | None = None) -> dict[bytes, bytes]:
     data = {} if database is None else dict(database.data)
     remembered = data.pop(OFFSET_KEY, None)
     for entry in log.read(0 if remembered is None else int(remembered) + 1, log.end):
-        if log.topic == ROWS:
+        if log.topic == ROWS or packed:
             data.update(decode_span(entry.value or b""))
         elif entry.value is None:
             data.pop(entry.key or b"", None)

@@ -20,12 +20,9 @@ from faust.types import TP
 
 from streams import transport
 from streams.runs import Run, cut
-from streams.topics import USER_TAGS
-from tests.simulation.events import PARTITIONS
 from tests.simulation.group import Group
 from tests.simulation.kafka import Kafka
 
-SOURCES = [TP(USER_TAGS.topic, partition) for partition in range(PARTITIONS)]
 FETCH_RECORDS_MAX = 7
 RUN_RECORDS = 4
 """Records of a run at most, so that a delivery has several of them, with an await after each."""

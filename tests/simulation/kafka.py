@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -96,13 +96,13 @@ class Kafka:
         appended: called with what was just appended.
     """
 
-    def __init__(self, source: list[list[SourceRecord]], now_ms: Callable[[], int]) -> None:
+    def __init__(self, source: list[list[SourceRecord]], now_ms: Callable[[], int], topics: Iterable[str] = TOPICS) -> None:
         self.source = source
         self.offsets = [[record.offset for record in records] for records in source]
         self.ends = [records[-1].offset + 1 if records else 0 for records in source]
         self.visible = list(self.ends)
         self.log_start = [0] * PARTITIONS
-        self.logs = {(topic, partition): Log(topic, partition) for topic in TOPICS for partition in range(PARTITIONS)}
+        self.logs = {(topic, partition): Log(topic, partition) for topic in topics for partition in range(PARTITIONS)}
         self.network: dict[tuple[int, str, int], Link] = {}
         self.answers: dict[tuple[int, str, int], deque[tuple[asyncio.Future[Any], int]]] = {}
         self.appended: Callable[[Log, int], None] = lambda log, base: None

@@ -21,8 +21,11 @@ from sinks.loop import SinkLoop
 from sinks.postgres import lock_positions, move_positions
 from sinks.writers import Written
 from streams import transport
-from tables import blocks
+from tables import blocks, duplicates, versions
 from tables.blocks import BlockKey, OpenBucket, StoredKeys
+from tables.duplicates import Submissions
+from tables.profiles import INDEX, encode_spans
+from tests.simulation.subjects import SUBMISSIONS
 
 Plant = Callable[[], Any]
 """Make a context manager that yields the arguments of a `World`."""
@@ -81,7 +84,7 @@ def through_ignored_by_the_reader() -> Iterator[dict[str, Any]]:
                 best.setdefault((minute, bucket), raw)
         return best
 
-    with patch.object(blocks, "newest", oldest), patch.object(protocol, "newest", oldest):
+    with patch.object(blocks, "newest", oldest), patch.object(versions, "newest", oldest):
         yield {}
 
 
@@ -216,6 +219,62 @@ def first_start_not_committed() -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
+def duplicates_by_what_was_seen_last() -> Iterator[dict[str, Any]]:
+    """A submission is a duplicate if it was ever seen, at a smaller offset or not: read again, each finds itself."""
+
+    def is_repeated(self: Submissions, head: bytes, user: bytes, place: tuple[int, int], cursor: Any) -> bool:
+        return any(head in bucket for bucket in self._buckets.values()) or any(True for _ in duplicates._stored(cursor, head))
+
+    with patch.object(Submissions, "_is_repeated", is_repeated):
+        yield {"subject": SUBMISSIONS}
+
+
+@contextmanager
+def submissions_on_their_way_forgotten() -> Iterator[dict[str, Any]]:
+    """Only the index is asked: what was folded and is not stored yet is not in it."""
+    begun = Submissions.judge
+
+    def judge(self: Submissions, *args: Any, **kwargs: Any) -> Any:
+        self._buckets = {}
+        return begun(self, *args, **kwargs)
+
+    with patch.object(Submissions, "judge", judge):
+        yield {"subject": SUBMISSIONS}
+
+
+@contextmanager
+def index_outside_the_changelog() -> Iterator[dict[str, Any]]:
+    """The index is kept in RocksDB alone: another owner, or a wiped disk, has none."""
+
+    def without_index(rows: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        pairs = zip(rows[::2], rows[1::2], strict=True)
+        return encoded([part for pair in pairs if not pair[0].startswith(INDEX) for part in pair])
+
+    encoded = encode_spans
+    with patch.object(protocol, "encode_spans", without_index):
+        yield {"subject": SUBMISSIONS}
+
+
+@contextmanager
+def rows_of_an_offset_in_two_spans() -> Iterator[dict[str, Any]]:
+    """A span may end between the rows of one offset: two records then have one key, and compaction keeps one of them."""
+
+    def each_alone(rows: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in zip(rows[::2], rows[1::2], strict=True):
+            yield from encoded([key, value])
+
+    encoded = encode_spans
+    with patch.object(protocol, "encode_spans", each_alone):
+        yield {"subject": SUBMISSIONS}
+
+
+@contextmanager
+def submissions_counted() -> Iterator[dict[str, Any]]:
+    """The product as it is, counting submissions."""
+    yield {"subject": SUBMISSIONS}
+
+
+@contextmanager
 def nothing_planted() -> Iterator[dict[str, Any]]:
     """The product as it is: the control."""
     yield {}
@@ -236,5 +295,12 @@ PLANTS: dict[str, Plant] = {
         holes_ignored,
         blocks_before_the_rows,
         first_start_not_committed,
+        duplicates_by_what_was_seen_last,
+        submissions_on_their_way_forgotten,
+        index_outside_the_changelog,
+        rows_of_an_offset_in_two_spans,
     )
 }
+
+CONTROLS: dict[str, Plant] = {"": nothing_planted, submissions_counted.__name__: submissions_counted}
+"""What must not be found."""

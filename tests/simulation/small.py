@@ -14,7 +14,8 @@ from tests.simulation.stores import MemoryWrite, no_options
 
 BUCKET = 4
 KNOWS_BUCKETS = (
-    "agents.protocol", "agents.beginning", "tables.blocks", "tables.partitions", "streams.transport", "tests.simulation.world",
+    "agents.protocol", "agents.beginning", "tables.blocks", "tables.duplicates", "tables.partitions", "streams.transport",
+    "tests.simulation.world",
 )  # fmt: skip
 """Every module that imports `BUCKET_OFFSETS` by name."""
 

@@ -41,6 +41,10 @@ class Cursor:
 
     def seek(self, low: bytes) -> None:
         self._keys = sorted([key for key in self._data if key >= low])
+        self._at = 0
+
+    def seek_to_last(self) -> None:
+        self._keys = [max(self._data)] if self._data else []
 
     def valid(self) -> bool:
         return self._at < len(self._keys)

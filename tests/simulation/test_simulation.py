@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.planted import PLANTS, Plant
+from tests.simulation.planted import CONTROLS, PLANTS, Plant
 from tests.simulation.search import fewest_steps, replay, search, simulated
 from tests.simulation.world import World
 
@@ -21,14 +21,19 @@ BUDGET_S = 25.0
 PLANT_SCHEDULES_MAX = 20_000
 
 
-def test_every_schedule_is_counted_exactly() -> None:
-    """Crashes, pauses, lost fetches, rebalances, wiped disks, compaction: whatever a seed does, each event counts once."""
+@pytest.mark.parametrize("name", ["", "submissions_counted"], ids=["tags", "submissions"])
+def test_every_schedule_is_counted_exactly(name: str) -> None:
+    """Crashes, pauses, lost fetches, rebalances, wiped disks, compaction: whatever a seed does, each event counts once.
+
+    P4: and of submissions that are sent again the same one, wherever it is read again.
+    """
     first_seed = int(os.environ.get("SEED") or time.time_ns() // 1_000_000_000)
+    plant = CONTROLS[name]
     until_s = time.monotonic() + BUDGET_S
-    found = search(first_seed, is_over=lambda schedules: schedules == SCHEDULES or time.monotonic() > until_s)
+    found = search(first_seed, is_over=lambda schedules: schedules == SCHEDULES or time.monotonic() > until_s, plant=plant)
     if found is not None:
-        fewest = fewest_steps(found.seed)
-        pytest.fail(f"{found.problem}\nreplay it with: make simulate SEED={found.seed} COUNT=1 STEPS={fewest}")
+        fewest, planted = fewest_steps(found.seed, plant=plant), f" PLANT={name}" if name else ""
+        pytest.fail(f"{found.problem}\nreplay it with: make simulate SEED={found.seed} COUNT=1 STEPS={fewest}{planted}")
 
 
 @pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)

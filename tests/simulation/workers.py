@@ -13,16 +13,12 @@ from typing import Any
 
 from agents.guard import guard
 from agents.protocol import CountingProtocol
-from streams.codecs import Codec
 from streams.errors import KafkaUnavailableError, LostEventsError
 from streams.settings import Settings, load_settings
-from streams.topics import USER_TAGS
-from tables.fold import Fold
-from tables.profiles import RowCodec
 from tables.registry import StreamTables
-from tests.simulation.consumer import SOURCES, Consumer
+from tests.simulation.consumer import Consumer
 from tests.simulation.events import PARTITIONS
-from tests.simulation.kafka import BLOCKS, ROWS, Producer
+from tests.simulation.kafka import Producer
 from tests.simulation.loop import ProcessEndedError, ProcessLoop
 from tests.simulation.stores import Disk, MemoryStore, unchanged
 
@@ -30,7 +26,6 @@ RECOVERED_AT_ONCE_MAX = 6
 """Records of a changelog between two awaits of a recovery."""
 SILENT_S = 1e9
 """For a timer's `keep_alive_s`: never."""
-FOLD = Fold(Codec(USER_TAGS), RowCodec(USER_TAGS))
 SETTINGS: Settings = load_settings(
     {
         "TALLY_KAFKA_SERVERS": "127.0.0.1:1",
@@ -86,15 +81,18 @@ class Worker:
         self.producer = Producer(world.kafka, world.next_number())
         self.consumer = Consumer(self.number, world.kafka, world.group, world.rng)
         self.consumer.faults = self.faults
-        self.blocks = MemoryStore(USER_TAGS.blocks_table, self.disk, packed=False)
-        self.rows = MemoryStore(USER_TAGS.rows_table, self.disk, packed=True)
+        stream = world.subject.stream
+        self.blocks = MemoryStore(stream.blocks_table, self.disk, packed=False)
+        self.rows = MemoryStore(stream.rows_table, self.disk, packed=True)
         app = SimpleNamespace(consumer=self.consumer, producer=SimpleNamespace(_ensure_producer=lambda: self.producer))
         tables = StreamTables(
-            USER_TAGS,
-            SimpleNamespace(name=USER_TAGS.blocks_table, data=self.blocks, app=app),
-            SimpleNamespace(name=USER_TAGS.rows_table, data=self.rows, app=app),
+            stream,
+            SimpleNamespace(name=stream.blocks_table, data=self.blocks, app=app),
+            SimpleNamespace(name=stream.rows_table, data=self.rows, app=app),
         )
-        self.protocol: CountingProtocol = world.protocol_class(tables, FOLD, SETTINGS, metrics=Unmeasured(), clock=world.clock)
+        self.protocol: CountingProtocol = world.protocol_class(
+            tables, world.subject.fold, SETTINGS, metrics=Unmeasured(), clock=world.clock
+        )
         self.queue: list[Any] = []
         self.paused = self.ready = False
         self.running = {}
@@ -177,7 +175,7 @@ class Worker:
 
     def has_counted(self, partition: int, end: int) -> bool:
         """Return whether everything before *end* is counted, stored and told, and nothing is under way."""
-        tp = SOURCES[partition]
+        tp = self.world.subject.sources[partition]
         if not self.ready or self.queue or not (self.is_idle("agent") and self.is_idle("partials")):
             return False
         if self.consumer._position.get(tp) != end or self.protocol.state(partition).dirty:
@@ -194,18 +192,18 @@ class Worker:
 
     async def _be_member(self) -> None:
         """Give back what is owned, join, recover and seek: the way of Faust through a rebalance."""
-        consumer, group = self.consumer, self.world.group
+        consumer, group, subject = self.consumer, self.world.group, self.world.subject
         await consumer.on_partitions_revoked(set(consumer.assigned))
         consumer.flow_active = False
         if self.world.rng.random() < 0.5:
             self.queue.clear()
         generation, partitions = await group.join(self.number)
         consumer.app.consumer_generation_id = generation
-        consumer.assigned = {SOURCES[partition] for partition in partitions}
+        consumer.assigned = {subject.sources[partition] for partition in partitions}
         consumer._set_active_tps(consumer.assigned)
         consumer.pause_partitions(consumer.assigned)
         await asyncio.sleep(0)
-        for store, topic in ((self.blocks, BLOCKS), (self.rows, ROWS)):
+        for store, topic in ((self.blocks, subject.blocks), (self.rows, subject.rows)):
             for partition in [partition for partition in store.owned() if partition not in partitions]:
                 store.close(partition)
             for partition in partitions:
@@ -223,7 +221,7 @@ class Worker:
     async def _recover(self, store: MemoryStore, topic: str, partition: int) -> None:
         """Apply the changelog from the offset that the store remembers to its end, as it was at the start."""
         log = self.world.kafka.logs[topic, partition]
-        persisted, end = store.persisted_offset(SOURCES[partition]), log.end
+        persisted, end = store.persisted_offset(self.world.subject.sources[partition]), log.end
         position = 0 if persisted is None else persisted + 1
         while position < end:
             entries = [entry for entry in log.read(position, RECOVERED_AT_ONCE_MAX) if entry.offset < end]

@@ -13,14 +13,15 @@ from random import Random
 
 from agents.protocol import CountingProtocol
 from sinks.loop import SinkLoop
-from streams.topics import BUCKET_OFFSETS
-from tests.simulation.checks import Watch, best_of, check_exact
-from tests.simulation.events import PARTITIONS, some_records
+from streams.topics import BUCKET_OFFSETS, DEAD_LETTERS
+from tests.simulation.checks import Watch, best_of
+from tests.simulation.events import PARTITIONS
 from tests.simulation.group import Group
-from tests.simulation.kafka import BLOCKS, Kafka, Log
+from tests.simulation.kafka import Kafka, Log
 from tests.simulation.loop import VirtualClock
 from tests.simulation.postgres import Tables
 from tests.simulation.sinks import PLACES, Sink
+from tests.simulation.subjects import TAGS, Subject
 from tests.simulation.workers import Worker
 
 STEPS_MIN, STEPS_MAX = 50, 210
@@ -66,8 +67,10 @@ class World:
         sink_class: type[SinkLoop] = SinkLoop,
         compacted_by: Callable[[bytes], bytes] = whole,
         forgets: bool = False,
+        subject: Subject = TAGS,
     ) -> None:
         rng = self.rng = Random(seed)
+        self.subject = subject
         self.clock = VirtualClock()
         self.protocol_class, self.sink_class, self.compacted_by = protocol_class, sink_class, compacted_by
         self.problems: list[str] = []
@@ -77,8 +80,8 @@ class World:
         self.quiet = False
         chosen = rng.randrange(STEPS_MIN, STEPS_MAX)
         self.steps_max = chosen if steps is None else min(steps, chosen)
-        source = [some_records(rng, p, rng.randrange(RECORDS_MIN, RECORDS_MAX)) for p in range(PARTITIONS)]
-        self.kafka = Kafka(source, self.clock.now_ms)
+        source = [subject.some_records(rng, p, rng.randrange(RECORDS_MIN, RECORDS_MAX)) for p in range(PARTITIONS)]
+        self.kafka = Kafka(source, self.clock.now_ms, (subject.blocks, subject.rows, DEAD_LETTERS))
         self.lasts = [records[-1].offset for records in source]
         self.kafka.visible = [offset // 3 if rng.random() < 0.5 else offset for offset in self.lasts]
         self.group = Group(rng)
@@ -90,7 +93,9 @@ class World:
         self._nested = 0
         self.tables = Tables(self.report)
         self.workers = [Worker(number, self) for number in range(rng.choice((1, 2, 2, 2, 3)))]
-        self.sinks = [Sink(number, self) for number in range(rng.choice((1, 1, 2)))]
+        sinks = rng.choice((1, 1, 2)) if subject.has_sinks else 0
+        self.sinks = [Sink(number, self) for number in range(sinks)]
+        self.places = PLACES if subject.has_sinks else []
         self._set_faults(rng.choice((0.0, 0.02, 0.1)))
 
     def _set_faults(self, share: float) -> None:
@@ -171,9 +176,9 @@ class World:
                 break
         else:
             raise ScheduleFailedError(f"not counted after {QUIET_ROUNDS_MAX} quiet rounds: {self._progress()}")
-        check_exact(self)
+        self.subject.check(self)
         for partition in range(PARTITIONS):
-            self._compact(self.kafka.logs[BLOCKS, partition])
+            self._compact(self.kafka.logs[self.subject.blocks, partition])
         self._raise_problem()
 
     def _raise_problem(self) -> None:
@@ -193,7 +198,7 @@ class World:
         elif draw < 0.84:
             self._run_kafka()
         elif draw < 1 - self.break_share:
-            self._run_sink(self.rng.choice(self.sinks))
+            self._run_sink()
         else:
             self._break_something()
 
@@ -225,8 +230,9 @@ class World:
         held = {worker.producer.number for worker in self.workers if worker.paused and worker.producer.number % 2}
         return [link for link in self.kafka.network if link[0] not in held]
 
-    def _run_sink(self, sink: Sink) -> None:
-        if sink.alive and not sink.busy:
+    def _run_sink(self) -> None:
+        sink = self.rng.choice(self.sinks) if self.sinks else None
+        if sink is not None and sink.alive and not sink.busy:
             if not sink.consumer.assigned or self.rng.random() < 0.05:
                 self._assign_sinks()
             sink.run_once()
@@ -234,7 +240,7 @@ class World:
     def _assign_sinks(self) -> None:
         """Give out the changelogs anew among living sinks; one that is busy learns of it at its next look."""
         sinks = [sink for sink in self.sinks if sink.alive]
-        places = list(PLACES)
+        places = list(self.places)
         self.rng.shuffle(places)
         for index, sink in enumerate(sinks):
             if not sink.busy or self.rng.random() < 0.5:
@@ -245,8 +251,8 @@ class World:
     def _break_something(self) -> None:
         draw = self.rng.random()
         if draw < 0.13:
-            self._compact(self.kafka.logs[BLOCKS, self.rng.randrange(PARTITIONS)])
-        elif draw < 0.22:
+            self._compact(self.kafka.logs[self.subject.blocks, self.rng.randrange(PARTITIONS)])
+        elif draw < 0.22 and self.sinks:
             self._kill_or_start_sink(self.rng.choice(self.sinks))
         elif draw < 0.4 and self.forgets:
             self._forget(self.rng.randrange(PARTITIONS))
@@ -342,7 +348,7 @@ class World:
 
     def _is_done(self) -> bool:
         logs = self.kafka.logs
-        return self._is_counted() and all(self.tables.positions.get(place, 0) == logs[place].end for place in PLACES)
+        return self._is_counted() and all(self.tables.positions.get(place, 0) == logs[place].end for place in self.places)
 
     def _is_counted(self) -> bool:
         kafka = self.kafka

@@ -23,6 +23,21 @@ def a_user_tag(**overrides: Any) -> dict[str, Any]:
     return tag
 
 
+def a_submission(*keys: str, **overrides: Any) -> dict[str, Any]:
+    """Return a valid event of `events.v1`: a transaction with a datapoint for each of *keys*; overrides name fields."""
+    submission: dict[str, Any] = {
+        "kind": "TRANSACTION",
+        "id": "d0c9e6a2-5d8f-4c39-8d5f-0b8a3f2d9b11",
+        "product": "MOBILE_IOS",
+        "user": "pennkey",
+        "time": "2022-03-01T00:00:00.649Z",
+        "source": "",
+        "properties": "{}",
+        "data": [{"key": key, "value": f"value of {key}"} for key in keys],
+    }
+    return submission | overrides
+
+
 def record_bytes(event: Any) -> bytes:
     """Return the value of the record of an event: compact JSON, UTF-8."""
     return json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()

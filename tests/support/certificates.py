@@ -54,6 +54,13 @@ class Certificates:
         return path
 
 
+def end_authority(certificates: Certificates) -> None:
+    """Have the authority's certificate end now."""
+    words = ("x509", "-in", "authority.pem", "-signkey", "authority.key", "-days", "0", "-out", "ended.pem")
+    openssl(*words, folder=certificates.folder)
+    (certificates.folder / "ended.pem").replace(certificates.authority)
+
+
 def make_certificates(folder: Path) -> Certificates:
     """Make an authority, a stranger, and a certificate for 127.0.0.1 of a server and of a client."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,18 @@ from typing import Any
 import yaml
 from faust.cli.worker import worker as faust_worker
 
+from gateway import analytics, events_beacon, events_route, user_tags
+from gateway.auth.door import Auth
+from gateway.auth.edge import paths_of
+from gateway.auth.identity import Identity, Refused
 from stack import cli
-from streams.settings import SECRET_FILES, Settings, load_settings
+from streams.metrics import GatewayMetrics
+from streams.settings import SECRET_FILES, Gateway, Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
+PRODUCTION = Gateway(environment="production")
+STORING = frozenset({user_tags.PATH, events_route.PATH, events_beacon.PATH, *paths_of(analytics.PATHS[0], PRODUCTION)})
+"""Paths under which something is stored, in whatever environment."""
 DOCKER = ROOT / "docker"
 KUBERNETES = DOCKER / "kubernetes"
 PORTS = {"gateway": Settings().gateway.port, "worker": Settings().web.port, "sinks": Settings().sinks.port}
@@ -33,9 +41,28 @@ def check_settings(environ: Mapping[str, str], folder: Path) -> Settings:
     given = {name: value for name, value in environ.items() if name.startswith("TALLY_")}
     for name in set(given) & set(SECRET_FILES):
         secret = folder / name
-        secret.write_text("a-secret")
+        secret.write_text("a-secret-of-the-test")
         given[name] = str(secret)
     return load_settings(given, path=folder / "none.conf")
+
+
+async def who_may_write(settings: Settings) -> dict[str, Identity | str]:
+    """Return what the gateway of a container says to a request without credentials: who it is, or the reason of a refusal."""
+    exposed = settings.model_copy(update={"gateway": settings.gateway.model_copy(update={"host": image_host()})})
+    auth = Auth(exposed, GatewayMetrics())
+    found: dict[str, Identity | str] = {}
+    for name, door in (("events", auth.events), ("analytics", auth.analytics)):
+        try:
+            found[name] = await door.identify([])
+        except Refused as refused:
+            found[name] = refused.reason.value
+    return found
+
+
+def image_host() -> str:
+    """Return where a gateway of the image listens."""
+    (host,) = re.findall(r"TALLY_GATEWAY_HOST=(\S+)", (DOCKER / "Dockerfile").read_text(encoding="utf-8"))
+    return str(host)
 
 
 def check_command(words: Sequence[str]) -> str:

@@ -8,18 +8,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from faust.types import TP
+
 from agents.protocol import CountingProtocol
 from streams.clock import SYSTEM_CLOCK
 from streams.codecs import Codec
 from streams.metrics import WorkerMetrics
 from streams.runs import Run, cut
 from streams.settings import load_settings
-from streams.topics import BUCKET_OFFSETS, USER_TAGS
+from streams.topics import BUCKET_OFFSETS, USER_TAGS, Stream, changelog_of
 from streams.transport import Seek
 from tables.fold import Fold
 from tables.profiles import RowCodec
 from tests.support.scripted_consumer import SOURCE
-from tests.support.stores import BLOCKS, ROWS, recover, recovered, some_tables
+from tests.support.stores import recover, recovered, some_tables
 
 
 class Broker:
@@ -27,6 +29,7 @@ class Broker:
 
     Attributes:
         source: values by offset; an offset that is missing is a hole in the log.
+        timestamps: when each record came, milliseconds, by offset; 0 where nothing is said.
         log_start: first offset that the source still holds.
         topics: records as (key, value, headers), by topic.
         held_back: while true, batches are taken and not acknowledged.
@@ -34,6 +37,7 @@ class Broker:
 
     def __init__(self) -> None:
         self.source: dict[int, bytes | None] = {}
+        self.timestamps: dict[int, int] = {}
         self.log_start = 0
         self.committed: int | None = None
         self.topics: defaultdict[str, list[tuple[Any, Any, Any]]] = defaultdict(list)
@@ -67,12 +71,13 @@ class Broker:
 
 
 class InProcess(CountingProtocol):
-    """One life of a worker: what it holds in memory is gone with it, its stores may be wiped or kept."""
+    """One life of a worker that counts a stream: what it holds in memory is gone with it, its stores may be wiped or kept."""
 
-    def __init__(self, broker: Broker, home: Path, **settings: str) -> None:
+    def __init__(self, broker: Broker, home: Path, stream: Stream = USER_TAGS, **settings: str) -> None:
         environ = {"TALLY_KAFKA_SERVERS": "127.0.0.1:1", "TALLY_STACK_HOME": str(home), **settings}
-        tables = some_tables(home)
-        fold = Fold(Codec(USER_TAGS), RowCodec(USER_TAGS))
+        tables = some_tables(home, stream)
+        fold = Fold(Codec(stream), RowCodec(stream))
+        self.source = TP(stream.topic, SOURCE.partition)
         super().__init__(tables, fold, load_settings(environ), metrics=WorkerMetrics(), clock=SYSTEM_CLOCK)
         self.broker = broker
         self.home = home
@@ -108,19 +113,24 @@ class InProcess(CountingProtocol):
 
     async def recover(self) -> None:
         """Bring the stores up to the changelogs as Faust does, and seek."""
-        for store, topic in ((self.tables.block_store, BLOCKS), (self.tables.row_store, ROWS)):
-            assert store is not None
+        for table in self.tables.all:
+            store, topic = table.data, changelog_of(table.name)
             store._db_for_partition(0)
-            first = (store.persisted_offset(SOURCE) or -1) + 1
+            first = (store.persisted_offset(self.source) or -1) + 1
             for offset, (key, value, _) in enumerate(self.broker.topics[topic][first:], first):
                 recover(store, recovered(topic, offset, key, value))
         self.offset_keys.reset()
-        await self.rewind(SOURCE)
+        await self.rewind(self.source)
 
     def runs(self, end: int) -> list[Run]:
         """Return the runs from the position to *end*, holes as the transport shows them."""
         offsets = [offset for offset in range(self.position, end) if offset in self.broker.source]
-        records = [SimpleNamespace(offset=o, value=self.broker.source[o], key=b"k", headers=(), timestamp=0) for o in offsets]
+        records = [
+            SimpleNamespace(
+                offset=o, value=self.broker.source[o], key=b"k", headers=(), timestamp=self.broker.timestamps.get(o, 0)
+            )
+            for o in offsets
+        ]
         runs = list(cut(records, self.position))
         reached = runs[-1].end if runs else self.position
         return runs if reached == end else [*runs, Run(reached, end, [], [])]
@@ -128,7 +138,7 @@ class InProcess(CountingProtocol):
     def message(self, end: int) -> Any:
         """Return the event of what lies before *end*, and move the position."""
         message = SimpleNamespace(
-            partition=0, tp=SOURCE, epoch=self._epoch, start=self.position, value=self.runs(end), offset=end - 1
+            partition=0, tp=self.source, epoch=self._epoch, start=self.position, value=self.runs(end), offset=end - 1
         )
         self.position = end
         return SimpleNamespace(message=message, ack=lambda: self.acknowledged.append(message.offset))

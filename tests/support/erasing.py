@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ from stack.postgres import LocalPostgres
 from streams.dead_letters import BOUNDARY_KEY, read_dead_letter
 from streams.event_time import format_instant
 from streams.partitioner import partition_of
-from streams.topics import BUCKET_OFFSETS, DEAD_LETTERS, USER_TAGS, changelog_of
-from tests.support.builders import a_record
+from streams.topics import BUCKET_OFFSETS, DEAD_LETTERS, EVENTS, USER_TAGS, changelog_of
+from tests.support.builders import a_record, a_submission, record_bytes
 from tests.support.cluster import PARTITIONS, SOURCE, Cluster
 from tests.support.comparison import wait_counted
 from tests.support.disk_search import files_with, segments_with
@@ -42,6 +44,7 @@ BACK = "oFtXwHjPzQnVkBySgCuRmEaD"
 """Random letters: no other text shares ten of them, so a compressed block must hold one whole."""
 OTHERS = "somebody-else"
 ROWS = changelog_of(USER_TAGS.rows_table)
+TIMELINE = changelog_of(EVENTS.rows_table)
 EVENTS_EACH = 60
 STALE = 77
 KILLED = -signal.SIGKILL
@@ -162,6 +165,10 @@ class Scene:
         for partition in range(PARTITIONS):
             for key, value in self.bad:
                 await producer.send_and_wait(SOURCE, value, key=key, partition=partition)
+        for user, times in product((GONE, BACK), range(2)):  # the second one is a duplicate
+            submission = record_bytes(a_submission("opened", user=user, id=f"of {user}"))
+            key = user.encode() if times else b"product"
+            await producer.send_and_wait(EVENTS.topic, submission, key=key, partition=0)
         await producer.send_and_wait(DEAD_LETTERS, b"not one of ours", key=b"stranger", partition=0)
         await producer.stop()
 
@@ -192,9 +199,25 @@ class Scene:
         for user in users:
             places["rocksdb"] += files_with(self.tables, user)
             places["changelog"] += segments_with(self.cluster.kafka.data, ROWS, user)
+            places["changelog"] += segments_with(self.cluster.kafka.data, TIMELINE, user)
             places["dead letters"] += segments_with(self.cluster.kafka.data, DEAD_LETTERS, user)
-            places["postgres"] += files_with(self.postgres.data, user, without=("pg_wal",))
+            places["postgres"] += [self._named(file) for file in files_with(self.postgres.data, user, without=("pg_wal",))]
         return places
+
+    def _named(self, file: str) -> str:
+        """Return a file of Postgres with the name of what lies in it, so that a find says where to look."""
+        database, _, node = file.removeprefix("base/").partition("/")
+        statement = (
+            "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_database d ON d.datname = current_database() "
+            "WHERE d.oid::text = %s AND pg_relation_filenode(c.oid)::text = %s"
+        )
+        names = [
+            name
+            for dsn in (self.dsn, self.empty)
+            if dsn
+            for (name,) in select(dsn, statement, database, node.partition(".")[0])
+        ]
+        return f"{file} ({', '.join(names)})"
 
     def search_when_deleted(self, *users: str) -> dict[str, list[str]]:
         """Search when Kafka has removed the segments before the boundary: it looks for such every few seconds."""
@@ -315,6 +338,14 @@ class Scene:
         said, _ = process.communicate(timeout=COMMAND_WITHIN_S)
         assert process.returncode == 0, said
         return process.returncode
+
+    def erase_submissions_in(self, dsn: str) -> None:
+        """Erase one user from what a database knows of submissions."""
+        order = {"users": [GONE], "topic": EVENTS.topic, "before": self.cluster.log_ends(EVENTS.topic)}
+        subprocess.run(
+            [sys.executable, "-m", "sinks.erase"], input=json.dumps(order), cwd=ROOT,
+            env=self.environ | {"TALLY_POSTGRES_DSN": dsn}, text=True, timeout=60, check=True,
+        )  # fmt: skip
 
     def _kill_postgres_part(self) -> int:
         before = ",".join(f'"{partition}":{1 << 40}' for partition in range(PARTITIONS))

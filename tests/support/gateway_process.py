@@ -162,22 +162,23 @@ async def post(session: aiohttp.ClientSession, gateway: Gateway, body: Any) -> t
         return response.status, json.loads(text) if text else None
 
 
-def end_offsets(servers: str) -> dict[Any, int]:
-    """Return the end of each partition of the topic."""
+def end_offsets(servers: str, topic: str = TOPIC) -> dict[Any, int]:
+    """Return the end of each partition of a topic."""
     from kafka import KafkaConsumer, TopicPartition
 
     consumer = KafkaConsumer(bootstrap_servers=servers)
     try:
-        return dict(consumer.end_offsets([TopicPartition(TOPIC, partition) for partition in range(PARTITIONS)]))
+        return dict(consumer.end_offsets([TopicPartition(topic, partition) for partition in range(PARTITIONS)]))
     finally:
         consumer.close()
 
 
 def records_since(servers: str, start: dict[Any, int]) -> list[Record]:
-    """Return everything between *start* and the ends of now, in order within a partition."""
+    """Return everything between *start*, of one topic, and the ends of now, in order within a partition."""
     from kafka import KafkaConsumer
 
-    ends = end_offsets(servers)
+    (topic,) = {partition.topic for partition in start}
+    ends = end_offsets(servers, topic)
     consumer = KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False)
     consumer.assign(list(start))
     for partition, offset in start.items():

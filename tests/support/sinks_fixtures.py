@@ -16,10 +16,11 @@ with warnings.catch_warnings():
 
 from sinks.migrate import migrate
 from stack.kafka import LocalKafka
-from streams.topics import DEAD_LETTERS
-from tests.support.sinks_process import BLOCKS_TOPIC, PARTITIONS, ROWS_TOPIC, Changelogs, SinksProcess, StartSinks, until
+from streams.topics import DEAD_LETTERS, EVENTS, STREAMS, changelog_of
+from tests.support.sinks_process import PARTITIONS, Changelogs, SinksProcess, StartSinks, until
+from tests.support.submissions import Submitter
 
-TOPICS = (BLOCKS_TOPIC, ROWS_TOPIC, DEAD_LETTERS)
+TOPICS = (EVENTS.topic, *(changelog_of(table) for stream in STREAMS for table in stream.tables), DEAD_LETTERS)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,12 @@ def changelogs(sinks_servers: str) -> Iterator[Changelogs]:
     made = Changelogs(sinks_servers)
     yield made
     made.close()
+
+
+@pytest.fixture
+def submitter(changelogs: Changelogs) -> Submitter:
+    """The gateway and the worker, as far as the sinks see them."""
+    return Submitter(changelogs)
 
 
 @pytest.fixture

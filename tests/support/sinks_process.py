@@ -12,9 +12,10 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 import psycopg
@@ -25,8 +26,9 @@ from sinks.health import Health
 from sinks.loop import SinkLoop
 from sinks.observe import Observer
 from sinks.postgres import Postgres
+from sinks.postgres import connect as connect_postgres
 from stack.ports import free_port
-from streams.clock import SYSTEM_CLOCK
+from streams.clock import SYSTEM_CLOCK, Clock
 from streams.event_time import format_instant
 from streams.metrics import SinkMetrics
 from streams.settings import Settings
@@ -150,7 +152,7 @@ class Changelogs:
 
 
 class SinksProcess:
-    """`python -m sinks` with its own port and settings."""
+    """`python -m sinks` with its own port and settings; the program lies under `root`."""
 
     def __init__(self, servers: str, dsn: str, log: Path, **settings: str) -> None:
         self.port = free_port()
@@ -163,13 +165,14 @@ class SinksProcess:
             "TALLY_SINKS_FLUSH_INTERVAL_S": "0.2",
             **settings,
         }
+        self.root = ROOT
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> SinksProcess:
         """Start it; it may take seconds until it reads."""
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "sinks"]
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environ, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, cwd=self.root, env=self.environ, stdout=log, stderr=log)
         return self
 
     def once(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -223,15 +226,30 @@ StartSinks = Callable[..., SinksProcess]
 """Starts the sinks with settings of the environment."""
 
 
-def a_loop(servers: str, dsn: str) -> SinkLoop:
-    """Return the loop of this process, as `python -m sinks` makes it, not yet running."""
-    kafka, sinks = {"servers": servers}, {"flush_interval_s": 0.2}
-    settings = Settings.model_validate({"kafka": kafka, "postgres": {"dsn": dsn}, "sinks": sinks})
+def a_loop(
+    servers: str, dsn: str, *, clock: Clock = SYSTEM_CLOCK, metrics: SinkMetrics | None = None, **sinks: Any
+) -> SinkLoop:
+    """Return the loop of this process, as `python -m sinks` makes it with the settings *sinks*, not yet running."""
+    values = {"kafka": {"servers": servers}, "postgres": {"dsn": dsn}, "sinks": {"flush_interval_s": 0.2, **sinks}}
+    settings = Settings.model_validate(values)
     stop, postgres = Event(), Postgres(dsn)
     consumer = connect(settings, stop)
-    health = Health(SYSTEM_CLOCK)
-    observer = Observer(consumer, postgres, metrics=SinkMetrics(), health=health, clock=SYSTEM_CLOCK)
+    observer = Observer(consumer, postgres, metrics=metrics or SinkMetrics(), health=Health(clock), clock=clock)
     return make_loop(settings, consumer, postgres, observer=observer, stop=stop)
+
+
+@contextmanager
+def running(loop: SinkLoop) -> Iterator[SinkLoop]:
+    """Run a loop in a thread, and stop it in order."""
+    thread = Thread(target=loop.run)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.stop.set()
+        thread.join()
+        loop.consumer.close(autocommit=False, timeout_ms=3_000)
+        loop.postgres.close()
 
 
 def until(condition: Callable[[], bool], what: str, *, timeout_s: float = DEADLINE_S) -> None:
@@ -240,6 +258,11 @@ def until(condition: Callable[[], bool], what: str, *, timeout_s: float = DEADLI
     while not condition():
         assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
         time.sleep(0.05)
+
+
+def connected(dsn: str) -> psycopg.Connection:
+    """Return a connection of the sinks."""
+    return connect_postgres(dsn)
 
 
 def select(dsn: str, statement: str, *values: object) -> list[tuple[Any, ...]]:

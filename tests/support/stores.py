@@ -8,7 +8,7 @@ from typing import Any
 
 from faust.types import TP
 
-from streams.topics import USER_TAGS, changelog_of
+from streams.topics import USER_TAGS, Stream, changelog_of
 from tables.registry import StreamTables, create_tables
 from tables.store import Store
 from tests.support.scripted_consumer import an_app
@@ -17,15 +17,15 @@ BLOCKS = changelog_of(USER_TAGS.blocks_table)
 ROWS = changelog_of(USER_TAGS.rows_table)
 
 
-def some_tables(home: Path) -> StreamTables:
-    """Return the product's tables on an app that is never started."""
+def some_tables(home: Path, stream: Stream = USER_TAGS) -> StreamTables:
+    """Return the product's tables of a stream on an app that is never started."""
     from streams.settings import load_settings
 
     app = an_app(home)
     app.conf.datadir.mkdir(parents=True, exist_ok=True)
     app.conf.appdir.mkdir(parents=True, exist_ok=True)
     app.conf.tabledir.mkdir(parents=True, exist_ok=True)
-    return create_tables(app, USER_TAGS, load_settings({"TALLY_KAFKA_SERVERS": "127.0.0.1:1", "TALLY_STACK_HOME": str(home)}))
+    return create_tables(app, stream, load_settings({"TALLY_KAFKA_SERVERS": "127.0.0.1:1", "TALLY_STACK_HOME": str(home)}))
 
 
 def opened(store: Store, partition: int = 0) -> Any:
@@ -42,7 +42,9 @@ def recovered(topic: str, offset: int, key: bytes, value: bytes | None, *, parti
 
 
 def recover(store: Store, *records: Any) -> None:
-    """Apply records as recovery does, in one buffer."""
+    """Apply records of assigned partitions as recovery does, in one buffer."""
+    for record in records:
+        opened(store, record.message.partition)
     store.apply_changelog_batch(list(records), to_key=lambda key: key, to_value=lambda value: value)
 
 

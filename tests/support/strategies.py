@@ -18,7 +18,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from streams.schemas import INT32, INT64, TEXT_LENGTH_MAX
+from streams.schemas import INT32, INT64, TEXT_LENGTH_MAX, VALUE_LENGTH_MAX
 from tests.support.builders import a_user_tag
 
 SLOW_IS_FINE = (HealthCheck.too_slow, HealthCheck.data_too_large)
@@ -77,6 +77,20 @@ user_tags: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     }
 )
 
+values = st.one_of(texts, st.sampled_from(("v" * VALUE_LENGTH_MAX, "{" * 300)))
+submissions: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {
+        "kind": st.sampled_from(("EVENT", "TRANSACTION")),
+        "id": texts,
+        "product": texts,
+        "user": texts,
+        "time": instants,
+        "source": texts,
+        "properties": st.sampled_from(("{}", '{"a":[1,{"b":null}]}', "", "{" * 500)),
+        "data": st.lists(st.fixed_dictionaries({"key": texts, "value": values}), max_size=3),
+    }
+)
+
 
 def spell(value: Any, random: Random) -> str:
     """Return one of the many JSON texts of a value: any order of keys, spaces, escapes, and fields nobody declared."""
@@ -86,6 +100,8 @@ def spell(value: Any, random: Random) -> str:
             items.append((json.dumps(random.choice(("x", "", "Time", "价", "price2"))), unknown(random)))
         random.shuffle(items)
         return "{" + ",".join(f"{space(random)}{key}{space(random)}:{space(random)}{item}" for key, item in items) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(f"{space(random)}{spell(item, random)}{space(random)}" for item in value) + "]"
     if not isinstance(value, str):
         return json.dumps(value)
     return json.dumps(value, ensure_ascii=random.random() < 0.3)

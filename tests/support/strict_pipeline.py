@@ -15,10 +15,10 @@ REFUSED_MARK = b'"origin":"REFUSED'
 _fold = Fold.fold
 
 
-def strict_fold(self: Any, values: Sequence[bytes | None], base: int, minutes: Any, rows: Any) -> list[Refused]:
+def strict_fold(self: Any, values: Sequence[bytes | None], base: int, minutes: Any, rows: Any, **others: Any) -> list[Refused]:
     """Fold what is not refused; the dead letter has the record as it came."""
     seen = [b"[]" if value is not None and REFUSED_MARK in value else value for value in values]
-    return _fold(self, seen, base, minutes, rows)
+    return _fold(self, seen, base, minutes, rows, **others)
 
 
 Fold.fold = strict_fold  # type: ignore[method-assign]

@@ -34,7 +34,7 @@ def get(url: str, *, body: bytes | None = None, timeout_s: float = 30.0) -> tupl
 
 
 class WorkerProcess:
-    """One worker of a cluster; its state and log lie under *home*."""
+    """One worker of a cluster; its state and log lie under *home*, the program under `root`."""
 
     def __init__(
         self, servers: str, home: Path, *, index: int = 0, app: str = "pipeline", settings: Mapping[str, str] | None = None
@@ -55,6 +55,7 @@ class WorkerProcess:
             "TALLY_WORKER_DRAIN_S": "0",
             **(settings or {}),
         }
+        self.root = ROOT
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -66,7 +67,7 @@ class WorkerProcess:
         self.home.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "faust", "-A", self.app, "worker", "-l", "info"]
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environ, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, cwd=self.root, env=self.environ, stdout=log, stderr=log)
         if wait:
             self.wait_ready()
         return self

@@ -12,7 +12,7 @@ import pytest
 from streams.errors import Reason
 from streams.metrics import GatewayMetrics, ProcessMetrics, SinkMetrics, WorkerMetrics
 from streams.settings import Section, Settings
-from streams.topics import DEAD_LETTERS, REPLAYS, STREAMS, changelog_of
+from streams.topics import DEAD_LETTERS, REPLAYS, SESSIONS, STREAMS, changelog_of
 from tests.tidy.tree import ROOT, docs_text, functions_of, python_files, source_files, tree_of
 
 SPEC_ROWS = [f"A{number}" for number in (*range(1, 8), 10, *range(12, 18), 19, 20)]
@@ -33,7 +33,8 @@ def setting_names() -> Iterator[str]:
         yield from (f"{section}.{key}" for key in type(field.default).model_fields)
 
 
-TOPICS = [DEAD_LETTERS, REPLAYS, *(name for stream in STREAMS for name in (stream.topic, *map(changelog_of, stream.tables)))]
+OF_STREAMS = (name for stream in STREAMS for name in (stream.topic, *map(changelog_of, stream.tables)))
+TOPICS = [DEAD_LETTERS, REPLAYS, SESSIONS, *OF_STREAMS]
 
 
 def is_in_docs(name: str) -> bool:
@@ -107,6 +108,15 @@ def said_by_tests() -> str:
 def test_row_of_the_spec_is_named_by_a_test(row: str) -> None:
     """Row ids are test ids: a row without one is a promise without a check."""
     assert re.search(rf"\b{row}\b", said_by_tests())
+
+
+def test_tests_that_security_names_exist() -> None:
+    """A rule whose test was renamed has none, as far as a reader can tell."""
+    files = [path for path in python_files() if path.is_relative_to(ROOT / "tests")]
+    functions = {function.name for path in files for function in functions_of(path)}
+    named = re.findall(r"`(test_\w+(?:\.py)?)`", (ROOT / "docs" / "security.md").read_text(encoding="utf-8"))
+    assert len(named) > 30
+    assert set(named) - functions - {path.name for path in files} == set()
 
 
 def test_every_point_of_difference_is_named_by_a_test() -> None:

@@ -105,6 +105,13 @@ def test_what_the_worker_has_counted_is_never_sent(letter: DeadLetter) -> None:
     assert judgment.verdict is Verdict.NOT_A_SOURCE_RECORD and "do not send it again" in judgment.why
 
 
+def test_what_was_dropped_at_the_door_is_never_sent() -> None:
+    """Decision 0025: its position is made up, and its producer sends it anew."""
+    letter = a_letter(source=Position("/v1/events", 0, 17), stage="gateway", reason="schema.missing_field")
+    judgment = a_court().judge(letter, {})
+    assert judgment.verdict is Verdict.NOT_A_SOURCE_RECORD and "its producer" in judgment.why
+
+
 def test_choice_takes_what_all_its_fields_name() -> None:
     """Reasons, position and the time of putting aside, [since, until)."""
     letter = a_letter()

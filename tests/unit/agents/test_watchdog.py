@@ -9,11 +9,11 @@ BUCKET = BUCKET_OFFSETS
 
 
 def inside(*, ready: bool = True, recovered: int = 0, member: str = "me", **reached: int) -> Inside:
-    return Inside(ready, recovered, member, {int(name[1:]): offset for name, offset in reached.items()})
+    return Inside(ready, recovered, member, {("tags", int(name[1:])): offset for name, offset in reached.items()})
 
 
 def outside(*, members: tuple[str, ...] = ("me", "other"), committed: int = 0, **ends: int) -> Outside:
-    offsets = {int(name[1:]): offset for name, offset in ends.items()}
+    offsets = {("tags", int(name[1:])): offset for name, offset in ends.items()}
     return Outside(frozenset(members), offsets, dict.fromkeys(offsets, committed))
 
 
@@ -29,8 +29,8 @@ def test_worker_without_partitions_waits_for_nothing() -> None:
 
 def test_worker_that_never_committed_waits_once_a_bucket_is_full() -> None:
     """The group has no offset of a partition before its first commit."""
-    assert waits(inside(p0=BUCKET), Outside(frozenset({"me"}), {0: BUCKET}, {})) == {
-        "the commit of partition 0 stays at offset 0": 0
+    assert waits(inside(p0=BUCKET), Outside(frozenset({"me"}), {("tags", 0): BUCKET}, {})) == {
+        "the commit of partition 0 of tags stays at offset 0": 0
     }
 
 
@@ -39,8 +39,8 @@ def test_each_thing_that_should_move_is_named() -> None:
     found = waits(inside(p0=10, p1=2 * BUCKET), outside(members=("other",), p0=12, p1=2 * BUCKET, committed=0))
     assert found == {
         "its group does not know it": 0,
-        "partition 0 is not read on from offset 10": 10,
-        "the commit of partition 1 stays at offset 0": 0,
+        "partition 0 of tags is not read on from offset 10": 10,
+        "the commit of partition 1 of tags stays at offset 0": 0,
     }
 
 
@@ -57,7 +57,18 @@ def test_one_partition_that_stands_is_seen_beside_others_that_move() -> None:
     stalls = Stalls()
     for now_s in range(0, 100, 10):
         stalls.update(waits(inside(p0=now_s, p1=7), outside(p0=1_000, p1=9)), float(now_s))
-    assert stalls.longest(90.0) == (90.0, "partition 1 is not read on from offset 7")
+    assert stalls.longest(90.0) == (90.0, "partition 1 of tags is not read on from offset 7")
+
+
+def test_partitions_of_one_number_are_told_apart_by_their_topics() -> None:
+    """A worker reads two topics; the one that stands must not look like the other, which moves."""
+    stalls = Stalls()
+    for now_s in (0.0, 50.0):
+        reached = {("tags", 0): int(now_s), ("events", 0): 7}
+        stalls.update(
+            waits(Inside(True, 0, "me", reached), Outside(frozenset({"me"}), {("tags", 0): 99, ("events", 0): 8}, {})), now_s
+        )
+    assert stalls.longest(90.0) == (90.0, "partition 0 of events is not read on from offset 7")
 
 
 def test_outage_of_kafka_sets_the_time_back() -> None:

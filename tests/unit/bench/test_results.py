@@ -104,6 +104,26 @@ def test_second_run_of_a_day_keeps_the_cases_of_the_first(tmp_path: Path) -> Non
     assert ">300<" in picture.read_text(encoding="utf-8")
 
 
+def test_figures_are_told_with_the_commit_they_were_measured_at(tmp_path: Path) -> None:
+    """A case that was not run again is of an older one, on the page and in the picture."""
+    picture = tmp_path / "bench.svg"
+    write([a_result("aggregates", 2.0)], folder=tmp_path, picture=picture)
+    for path in tmp_path.glob("*.json"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found["aggregates"]["facts"]["commit"] = "the-older"
+        path.write_text(json.dumps(found), encoding="utf-8")
+    write([a_result("recovery", 3.0)], folder=tmp_path, picture=picture)
+    (page,) = tmp_path.glob("*.md")
+    newer = told_facts(tmp_path)["recovery"]["commit"]
+    assert f"commit the-older, {newer};" in page.read_text(encoding="utf-8")
+    assert "commit the-older;" in picture.read_text(encoding="utf-8"), "it shows nothing of the newer one"
+
+
+def told_facts(folder: Path) -> dict[str, dict[str, str]]:
+    entries = json.loads((folder / "latest.json").read_text(encoding="utf-8"))
+    return {name: entry["facts"] for name, entry in entries.items()}
+
+
 def test_no_ratio_is_told_across_runs() -> None:
     """Ours was not measured in this run, so there is nothing to compare with."""
     assert ratios([a_result("idiomatic", 300.0), a_result("aggregates_few", 1.0)]) == []

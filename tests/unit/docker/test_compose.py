@@ -10,19 +10,33 @@ from urllib.parse import urlsplit
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from tests.support.containers import DOCKER, PINNED, PORTS, check_command, check_settings, compose, filled_in, schema
+from gateway.auth.__main__ import _parser as keys_parser
+from gateway.auth.identity import NOBODY
+from tests.support.containers import (
+    DOCKER,
+    PINNED,
+    PORTS,
+    check_command,
+    check_settings,
+    compose,
+    filled_in,
+    schema,
+    who_may_write,
+)
 
 SERVICES = compose()["services"]
 OURS = {name: service for name, service in SERVICES.items() if service["image"] == "tally:local"}
 SECRETS = {"POSTGRES_PASSWORD": "s3cret", "TALLY_WEB_TOKEN": "t" * 64, "GRAFANA_PASSWORD": "s3cret"}
 KINDS = {"worker-0": "worker", "worker-1": "worker", "gateway-1": "gateway", "gateway-2": "gateway", "sinks": "sinks"}
+GATEWAYS = [name for name, kind in KINDS.items() if kind == "gateway"]
+TOOLS = {"kafka-console", "pgweb"}
 OWN_ROOT = {"kafka", "postgres"}
 """Images that write beside their volumes, and cannot be tried here."""
 
 
-def environment(name: str) -> dict[str, str]:
+def environment(name: str, **exported: str) -> dict[str, str]:
     given = SERVICES[name].get("environment", {})
-    return {key: filled_in(str(value), SECRETS) for key, value in given.items()}
+    return {key: filled_in(str(value), SECRETS | exported) for key, value in given.items()}
 
 
 def test_file_is_right_by_the_specification() -> None:
@@ -33,17 +47,52 @@ def test_file_is_right_by_the_specification() -> None:
 
 def test_the_whole_system_is_in_it() -> None:
     """Issue 6, point 4: two workers, two gateways behind a balancer, sinks, topics and tables, and what watches them."""
-    assert {*KINDS, "prepare"} == set(OURS)
-    assert {"kafka", "postgres", "haproxy", "prometheus", "grafana"} == set(SERVICES) - set(OURS)
+    assert {*KINDS, "prepare", "keys"} == set(OURS)
+    assert {"kafka", "postgres", "haproxy", "prometheus", "grafana", *TOOLS} == set(SERVICES) - set(OURS)
 
 
-@pytest.mark.parametrize("name", list(OURS))
+def test_one_command_starts_it_and_another_word_the_tools_to_look_inside() -> None:
+    """P20: a page each for the database and the queue, of this machine only, and not there unless it is asked for."""
+    assert {name for name, service in SERVICES.items() if service.get("profiles") == ["tools"]} == TOOLS
+    assert SERVICES["kafka-console"]["environment"]["KAFKA_BROKERS"] == environment("worker-0")["TALLY_KAFKA_SERVERS"]
+    told = urlsplit(environment("pgweb")["PGWEB_DATABASE_URL"])._replace(query="").geturl()
+    assert told == environment("sinks")["TALLY_POSTGRES_DSN"]
+
+
+@pytest.mark.parametrize("name", [*KINDS, "prepare"])
 def test_commands_and_settings_are_ours(name: str, tmp_path: Path) -> None:
     """A setting that was renamed would stop the container, and nobody here can start one."""
     assert check_command(OURS[name]["command"]) == KINDS.get(name, "prepare")
     settings = check_settings(environment(name), tmp_path)
     assert settings.kafka.servers
     assert settings.postgres.dsn
+
+
+@pytest.mark.parametrize("name", GATEWAYS)
+async def test_who_may_write_is_said_on_purpose(name: str, tmp_path: Path) -> None:
+    """P9: everybody who reaches a door that is published on this machine alone; by two variables API keys and nobody else."""
+    assert await who_may_write(check_settings(environment(name), tmp_path)) == {"events": NOBODY, "analytics": NOBODY}
+    closed = environment(name, TALLY_AUTH_TRUST_NETWORK="false", TALLY_AUTH_EVENTS="on")
+    told = {"events": "no_credentials", "analytics": "auth_off"}
+    assert await who_may_write(check_settings(closed, tmp_path)) == told
+
+
+def test_keys_are_made_where_the_gateways_look_for_them() -> None:
+    """By the command of the comment, in a volume that only this command may write."""
+    service = SERVICES["keys"]
+    assert service["profiles"] == ["keys"], "`up` must not wait for it"
+    program, *arguments = service["entrypoint"]
+    assert (program, arguments[:2]) == ("python", ["-m", "gateway.auth"])
+    words = re.findall(r"run --rm keys (.+)", (DOCKER / "compose.yaml").read_text())
+    assert len(words) == 2
+    for line in words:
+        assert keys_parser().parse_args([*arguments[2:], *line.partition("`")[0].split()]).subject == "keys"
+    (volume,) = service["volumes"]
+    for name in GATEWAYS:
+        assert SERVICES[name]["volumes"] == [f"{volume}:ro"]
+        path = environment(name)["TALLY_AUTH_KEYS_FILE"]
+        assert path == environment("keys")["TALLY_AUTH_KEYS_FILE"]
+        assert str(Path(path).parent) == volume.split(":")[1]
 
 
 @pytest.mark.parametrize("name", list(KINDS))

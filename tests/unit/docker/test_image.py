@@ -48,6 +48,14 @@ def test_every_folder_of_code_is_in_the_image() -> None:
     assert {*SOURCE_FOLDERS} - NOT_SHIPPED <= {*copied()}
 
 
+def test_image_is_readable_when_the_checkout_is_its_owners_alone() -> None:
+    """COPY keeps the rights of a checkout under umask 077, and user 10001 could import nothing."""
+    (last,) = [rest for rest in arguments("RUN") if "compileall" in rest]
+    assert last.startswith("chmod -R u=rwX,go=rX /app ")
+    words = [word for word, _ in instructions()]
+    assert words.index("USER") > max(number for number, word in enumerate(words) if word in {"COPY", "RUN"})
+
+
 def test_image_runs_as_nobody_and_is_pinned() -> None:
     """security.md: no root, no name of an image that means another one tomorrow, no package without its hash."""
     assert arguments("USER")[-1] == "10001:10001"

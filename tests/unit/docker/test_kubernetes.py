@@ -9,8 +9,21 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
+from gateway.auth.__main__ import _parser as keys_parser
+from gateway.auth.api_keys import read_keys
+from gateway.events_route import BODY_BYTES_MAX
 from streams.metrics import WorkerMetrics
-from tests.support.containers import KUBERNETES, PORTS, check_command, check_settings, documents
+from streams.settings import Settings
+from tests.support.containers import (
+    KUBERNETES,
+    PORTS,
+    PRODUCTION,
+    STORING,
+    check_command,
+    check_settings,
+    documents,
+    who_may_write,
+)
 
 FILES = sorted(path for path in KUBERNETES.glob("*.yaml") if path.name != "kustomization.yaml")
 ALL = [document for path in FILES for document in documents(path)]
@@ -110,15 +123,48 @@ def test_names_lead_somewhere() -> None:
         selector = document["spec"].get("selector", {}) if document["kind"] in ("Service", "PodDisruptionBudget") else {}
         wanted = selector.get("matchLabels", selector)
         assert any(wanted.items() <= each.items() for each in labels), name_of(document)
-    keys = set(the("Secret", "tally-secrets")["stringData"])
-    named = set(re.findall(r"/etc/tally/secrets/([\w.-]+)", "".join(path.read_text() for path in FILES)))
-    assert named == keys
+    for secret, folder in (("tally-secrets", "secrets"), ("tally-api-keys", "keys")):
+        keys = set(the("Secret", secret)["stringData"])
+        named = set(re.findall(rf"/etc/tally/{folder}/([\w.-]+)", "".join(path.read_text() for path in FILES)))
+        assert named == keys
     for workload in WORKLOADS:
         pod = pod_of(workload)
         claims = {each["metadata"]["name"] for each in workload["spec"].get("volumeClaimTemplates", ())}
         volumes = {volume["name"] for volume in pod["volumes"]} | claims
+        assert all(the("Secret", volume["secret"]["secretName"]) for volume in pod["volumes"] if "secret" in volume)
         assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} == volumes
         assert pod["containers"][0]["envFrom"] == [{"configMapRef": {"name": "tally-settings"}}]
+
+
+async def test_nobody_writes_for_products_without_credentials(tmp_path: Path) -> None:
+    """P9, P10: others reach a pod, so API keys are asked for, tokens of the Labs too once they are on, and TLS is wanted."""
+    settings = check_settings(the("ConfigMap", "tally-settings")["data"], tmp_path)
+    assert await who_may_write(settings) == {"events": "no_credentials", "analytics": "auth_off"}
+    assert settings.gateway.environment == PRODUCTION.environment
+    (pod,) = [pod_of(each) for each in WORKLOADS if labels_of(each)["app.kubernetes.io/component"] == "gateway"]
+    mounts = {mount["mountPath"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+    assert "subPath" not in mounts[str(Path(settings.auth.keys_file).parent)], "the kubelet never changes such a file"
+
+
+def test_example_of_the_keys_is_a_file_that_the_gateway_reads(tmp_path: Path) -> None:
+    """And no key is in it; the command of the comment makes the real one."""
+    (line,) = re.findall(r"python -m gateway\.auth (.+)", (KUBERNETES / "secret.example.yaml").read_text())
+    assert keys_parser().parse_args(line.split()).file == "keys.json"
+    path = tmp_path / "keys.json"
+    path.write_text(the("Secret", "tally-api-keys")["stringData"]["keys.json"])
+    assert read_keys(path) == {}
+
+
+def test_ingress_lets_in_what_may_be_sent() -> None:
+    """Every path that stores something, and the largest body of any."""
+    ingress = the("Ingress", "tally")
+    paths = [(entry["path"], entry["pathType"]) for entry in ingress["spec"]["rules"][0]["http"]["paths"]]
+    left_out = [
+        path for path in STORING if not any(path == each or (kind == "Prefix" and path == f"{each}/") for each, kind in paths)
+    ]
+    assert left_out == []
+    (mebibytes,) = re.findall(r"^(\d+)m$", ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"])
+    assert int(mebibytes) << 20 >= max(BODY_BYTES_MAX, Settings().analytics.body_bytes_max, Settings().gateway.body_bytes_max)
 
 
 def test_gateways_know_as_many_workers_as_there_may_be() -> None:

@@ -11,7 +11,8 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from gateway.intake import STALLED, Fate, Intake, Tell
+from gateway.intake import STALLED, Intake
+from gateway.lanes import Fate, Tell
 from gateway.protocol import Protocol
 from gateway.request_id import RecordHeaders
 from gateway.user_tags import UserTags
@@ -55,14 +56,24 @@ class Wire:
 
     def __init__(self) -> None:
         self.written = b""
-        self.closed = False
+        self.ended = self.closed = False
 
     def write(self, data: bytes) -> None:
-        assert not self.closed, "written to a closed connection"
+        assert not (self.ended or self.closed), "written to a closed connection"
         self.written += data
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None: ...
 
     def close(self) -> None:
         self.closed = True
+
+    abort = close
 
     def is_closing(self) -> bool:
         return self.closed

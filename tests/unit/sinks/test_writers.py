@@ -193,6 +193,14 @@ def test_any_headers_give_a_row_that_postgres_takes(headers: list[tuple[str, byt
     assert 0 <= letter.offsets < 2**63
 
 
+@pytest.mark.parametrize(("length", "topic"), [(1, "ü"), (249, "ü" * 249), (250, DEAD_LETTERS), (0, DEAD_LETTERS)])
+def test_dead_letter_whose_topic_is_none_has_its_own_place(length: int, topic: str) -> None:
+    """The topic is in the primary key, which takes 2,704 bytes: a longer one would stop the sinks for good."""
+    headers = [("topic", ("ü" * length).encode()), ("partition", b"1"), ("offset", b"7")]
+    letter = read_letter(ARecord(topic=DEAD_LETTERS, partition=1, offset=7, headers=list(headers)), at_ms=0)
+    assert (letter.topics, letter.partitions, letter.offsets) == (topic, 1, 7)
+
+
 def test_batch_leaves_out_what_postgres_has_and_refuses_a_gap() -> None:
     """Below the floor another has written it; above it, records between would be lost."""
     place = Place(BLOCKS.topic, 0)

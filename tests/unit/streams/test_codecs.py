@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 
-from streams.codecs import EVENT_BYTES_MAX, FAST_ERRORS, PLAIN_BYTES_MAX, Codec, is_canonical
+from streams.codecs import FAST_ERRORS, PLAIN_BYTES_MAX, Codec, is_canonical
 from streams.errors import InvalidEventError, Reason
 from streams.schemas import EventSchema, Instant, Text, UserTagV1
-from streams.topics import USER_TAGS, Stream
+from streams.topics import EVENT_BYTES_MAX, USER_TAGS, Stream
 from tables.blocks import Cells
 from tables.fold import Fold
 from tables.profiles import RowCodec
@@ -97,7 +97,9 @@ def test_run_is_decoded_as_each_record_alone_or_not_at_all(tags: list[dict[str, 
     except FAST_ERRORS:
         return
     assert list(decoded.offsets) == [7 + index for index in range(len(records))]
-    assert list(zip(decoded.events, decoded.at_ms, strict=True)) == [CODEC.decode(record) for record in records]
+    events = map(msgspec.to_builtins, decoded.events)
+    alone = [(msgspec.to_builtins(event), at_ms) for event, at_ms in map(CODEC.decode, records)]
+    assert list(zip(events, decoded.at_ms, strict=True)) == alone
 
 
 def test_documents_over_two_records_do_not_make_up_for_two_in_one() -> None:
@@ -297,7 +299,7 @@ def test_schema_that_checks_more_than_the_fast_decoder_is_refused(schema: type[E
     """A limit that the struct cannot hold would be skipped on the fast path without a word."""
     stream = Stream(
         topic="t", schema=schema, key="user", time="time", kind="user", kinds={}, dimensions={}, sums={}, kept=(),
-        blocks_table="b", rows_table="r", cells_sql="c", events_sql="e",
+        blocks_table="b", rows_table="r", cells_sql="c", events_sql="e", user_sql="u",
     )  # fmt: skip
     with pytest.raises(TypeError, match=r"user|WithValidator|float"):
         Codec(stream)

@@ -38,7 +38,7 @@ def settings(**log: str) -> Settings:
     environ = {
         "TALLY_POSTGRES_DSN": f"postgresql://tally:{QUOTED}@db:5432/tally",
         "TALLY_KAFKA_SASL_PASSWORD": "canary-kafka",
-        "TALLY_WEB_TOKEN": "canary-token",
+        "TALLY_WEB_TOKEN": "canary-token-of-logs",
     }
     return load_settings(environ | {f"TALLY_LOG_{name.upper()}": value for name, value in log.items()})
 
@@ -55,7 +55,7 @@ LEAKS = [
     a_line("no route: %r", {"password": CANARY, "user": "tally"}),
     a_line("tried", dsn=f"host=db password={CANARY} user=tally", servers=["a", f"b:{CANARY}"]),
     a_line("postgres refuses us", error=an_error(f"connection to {CANARY!r} failed\nDETAIL: password={CANARY}")),
-    a_line("kafka refuses us: %s, %s", "canary-kafka", "Authorization: Bearer canary-token"),
+    a_line("kafka refuses us: %s, %s", "canary-kafka", "Authorization: Bearer canary-token-of-logs"),
     a_line("a header", value=f"Bearer {CANARY}eyJhbGciOi"),
     a_line(f"in the message itself {CANARY}"),
 ]
@@ -65,7 +65,7 @@ LEAKS = [
 def test_no_secret_of_the_settings_is_ever_written(line: logging.LogRecord, formatter: logging.Formatter) -> None:
     """Wherever it stands: arguments, extra values, nested, in a trace, spelled for a URL or not."""
     written = formatter.format(line)
-    assert not {secret for secret in (CANARY, QUOTED, "canary-kafka", "canary-token") if secret in written}
+    assert not {secret for secret in (CANARY, QUOTED, "canary-kafka", "canary-token-of-logs") if secret in written}
     assert "***" in written
 
 
@@ -74,6 +74,7 @@ def test_secret_nobody_configured_is_hidden_where_it_looks_like_one() -> None:
     assert (
         Redactor()("dsn postgres://me:sesame@host/db, PASSWORD = sesame;") == "dsn postgres://me:***@host/db, PASSWORD = ***;"
     )
+    assert Redactor()("authorization=ApiKey 0123456789ab_sesame") == "authorization=ApiKey ***"
     assert secrets_of(Settings()) == set()
 
 

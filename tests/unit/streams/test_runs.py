@@ -135,6 +135,27 @@ def test_a_damaged_batch_is_refused() -> None:
         next(reader)
 
 
+def test_what_lies_before_a_damaged_batch_is_delivered_first() -> None:
+    """Else sound events would wait for an operator, together with the one that needs him."""
+    reader = partition_records(
+        RunRecords, [LogBatch(0, range(2), 2), LogBatch(2, [0], 1)], topic_partition=SOURCE, fetched_from=0
+    )
+    sound = [reader._records.next_batch(), reader._records.next_batch()]
+    batches = iter([*sound, SimpleNamespace(validate_crc=lambda: False)])
+    reader._check_crcs = True
+    reader._records = SimpleNamespace(has_next=lambda: True, next_batch=lambda: next(batches))
+    assert [(run.base, run.end) for run in (next(reader),)] == [(0, 3)]
+    with pytest.raises(CorruptRecordException):
+        next(reader)
+
+
+def test_small_batches_are_one_run() -> None:
+    """A producer that sends one event at a time makes batches of one; after an outage there are a million of them."""
+    batches = [LogBatch(offset, [0], 1) for offset in range(2 * RUN_RECORDS_MAX)]
+    found, _ = read(batches)
+    assert [len(run.values) for run in found] == [RUN_RECORDS_MAX, RUN_RECORDS_MAX]
+
+
 def test_other_topics_are_read_record_by_record_as_faust_needs_for_recovery() -> None:
     reader = partition_records(RunRecords, [LogBatch(0, range(3), 3)], topic_partition=CHANGELOG, fetched_from=0)
     assert [record.offset for record in reader] == [0, 1, 2]

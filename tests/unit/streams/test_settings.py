@@ -73,7 +73,7 @@ def another(section: str, key: str) -> Any:
     if choices:
         return next(choice for choice in choices if choice != default)
     if isinstance(default, str):
-        return "other"
+        return next(text for text in ("other", "window(07:00)", "sixteen-letters-x") if accepts(section, key, text))
     if isinstance(default, Path):
         return Path("other")
     return next(value for value in (default + 1, default / 2) if accepts(section, key, value))
@@ -89,7 +89,10 @@ def accepts(section: str, key: str, value: Any) -> bool:
 
 REFUSED_FILES = [
     ("[gatway]\nport = 1\n", "[gatway] is not a section ({conf} line 1); did you mean gateway?"),
-    ("[DEFAULT]\nport = 1\n", "[DEFAULT] is not a section ({conf} line 1); known: dashboard, dead_letters, gateway, kafka,"),
+    (
+        "[DEFAULT]\nport = 1\n",
+        "[DEFAULT] is not a section ({conf} line 1); known: analytics, audit, auth, dashboard, dead_letters,",
+    ),
     ("# x\n[gateway]\nprot = 1\n", "gateway.prot = '1' is not a setting ({conf} line 3); did you mean port?"),
     ("[gateway]\nmy key = 1\n", "gateway.my key = '1' is not a setting ({conf} line 2); known: acknowledge_timeout_s,"),
     ("[gateway]\nport = x\n", "gateway.port is 'x' ({conf} line 2); right is a whole number from 1 up to 65535"),

@@ -77,7 +77,7 @@ def test_databases_of_version_1_are_read(tmp_path: Path) -> None:
     opened(tables.row_store)
     codec = RowCodec(USER_TAGS)
     prefix = codec.prefix("9WkYGxkiXBfpMIjBGURC", "VIEW")
-    rows = newest_rows(tables.row_store.scan(0, prefix, b"\xff" * 64), prefix)
+    rows = list(newest_rows(tables.row_store.scan(0, prefix, b"\xff" * 64), prefix))
     assert [codec.decode(*row).offset for row in rows] == [8193, 8192]
     for store in (tables.block_store, tables.row_store):
         assert store.persisted_offset(recovered(BLOCKS, 0, b"", None).message.tp) == 41

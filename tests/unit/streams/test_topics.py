@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from streams.codecs import Codec
 from streams.schemas import INT32, check_text
 from streams.topics import STREAMS, Stream, changelog_of
+from tables.fold import Fold
 
 each_stream = pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: stream.topic)
 
@@ -22,8 +23,9 @@ def field_at(model: type[BaseModel], path: str) -> FieldInfo:
     field = model.model_fields[name]
     if not rest:
         return field
-    assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-    return field_at(field.annotation, rest)
+    inner: Any = get_args(field.annotation)[0] if get_origin(field.annotation) is list else field.annotation
+    assert isinstance(inner, type) and issubclass(inner, BaseModel)
+    return field_at(inner, rest)
 
 
 def limits_of(field: FieldInfo) -> tuple[Any, Any]:
@@ -38,6 +40,29 @@ def test_each_path_names_a_field_of_the_schema(stream: Stream) -> None:
     Codec(stream)
     for path in (stream.key, stream.time, stream.kind, *stream.dimensions.values(), *stream.sums.values(), *stream.kept):
         field_at(stream.schema, path)
+
+
+@each_stream
+def test_only_members_are_looked_into_one_by_one(stream: Stream) -> None:
+    """A list elsewhere in a path has no one value: `attrgetter` would fail at the first event."""
+    outside = [path for path in stream.dimensions.values() if not (stream.members and path.startswith(f"{stream.members}."))]
+    for path in (stream.key, stream.time, stream.kind, *outside, *stream.sums.values(), *stream.kept):
+        parents = path.split(".")[:-1]
+        for end in range(1, len(parents) + 1):
+            assert get_origin(field_at(stream.schema, ".".join(parents[:end])).annotation) is not list, path
+    Fold(Codec(stream), None)
+
+
+@each_stream
+def test_stream_with_ids_says_for_how_long_they_count(stream: Stream) -> None:
+    """Issue 7.1: 48 hours, and the rows that tell are kept for a lag of a day longer; NUL ends the user in the index too."""
+    if stream.id:
+        assert stream.duplicates_within_s > 0
+        assert stream.rows_horizon_s(3_600) >= stream.duplicates_within_s + 86_400
+        checks = [getattr(item, "func", None) for item in field_at(stream.schema, stream.id).metadata]
+        assert check_text in checks
+    else:
+        assert stream.duplicates_within_s == 0
 
 
 @each_stream

@@ -11,6 +11,7 @@ import pytest
 from aiokafka.consumer import consumer as aiokafka_consumer
 from aiokafka.consumer import fetcher as aiokafka_fetcher
 from faust.agents.agent import Agent
+from faust.app.base import App as FaustApp
 from faust.stores import rocksdb
 from faust.tables.manager import TableManager
 from faust.transport.consumer import Consumer as FaustConsumer
@@ -26,6 +27,7 @@ OVERRIDDEN: list[tuple[type[Any], str, list[str]]] = [
     (FaustConsumer, "getmany", ["self", "timeout"]),
     (FaustConsumer, "_wait_next_records", ["self", "timeout"]),
     (driver.Consumer, "_getmany", ["self", "active_partitions", "timeout"]),
+    (FaustConsumer, "resume_flow", ["self"]),
     (FaustConsumer, "perform_seek", ["self"]),
     (FaustConsumer, "on_partitions_revoked", ["self", "revoked"]),
     (FaustConsumer, "ack", ["self", "message"]),
@@ -38,6 +40,9 @@ OVERRIDDEN: list[tuple[type[Any], str, list[str]]] = [
     (rocksdb.Store, "_open_for_partition", ["self", "partition"]),
     (rocksdb.Store, "on_recovery_completed", ["self", "active_tps", "standby_tps"]),
     (TableManager, "on_start", ["self"]),
+    (TableManager, "on_rebalance", ["self", "assigned", "revoked", "newly_assigned", "generation_id"]),
+    (TableManager, "on_actives_ready", ["self"]),
+    (FaustApp, "on_rebalance_end", ["self"]),
 ]
 CALLED: list[tuple[Any, str, list[str]]] = [
     (driver.Consumer, "seek_wait", ["self", "partitions"]),
@@ -67,7 +72,7 @@ def test_a_private_method_has_the_signature_we_rely_on(owner: Any, name: str, pa
 def test_ours_takes_what_theirs_takes(owner: Any, name: str, parameters: list[str]) -> None:
     ours = next(
         found
-        for found in (transport.Consumer, transport.Producer, runs.RunRecords, Store, PartitionDatabases, app.Tables)
+        for found in (transport.Consumer, transport.Producer, runs.RunRecords, Store, PartitionDatabases, app.Tables, app.App)
         if issubclass(found, owner)
     )
     assert name in vars(ours), f"{ours.__name__}.{name} overrides nothing"

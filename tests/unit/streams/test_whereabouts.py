@@ -34,6 +34,8 @@ def where(**overrides: Any) -> tuple[State, str]:
     return conclude(Evidence(**(fields | overrides)))
 
 
+EMPTY = SOUGHT._replace(is_empty=True)
+DUPLICATE: dict[str, Any] = {"is_duplicate": True, "block_tells": False, "row_stored": False, "row_written": False}
 NOWHERE: dict[str, Any] = {"row_stored": False, "block_through": None, "row_written": False, "block_written": False}
 
 
@@ -64,6 +66,12 @@ NOWHERE: dict[str, Any] = {"row_stored": False, "block_through": None, "row_writ
         (NOWHERE, State.MISSING),
         ({**NOWHERE, "block_through": 99}, State.MISSING),  # aggregates have it, its profile does not
         ({**NOWHERE, "record": BAD}, State.MISSING),
+        (DUPLICATE, State.DUPLICATE),  # blocks reach it, and none holds it
+        ({**DUPLICATE, "row_stored": None}, State.DUPLICATE),
+        ({**DUPLICATE, "counted": OFFSET}, State.WAITING),
+        ({**DUPLICATE, "is_duplicate": False, "row_stored": None, "record": SOUGHT._replace(is_young=False)}, State.UNPROVEN),
+        ({"block_tells": False, "row_stored": None}, State.IN_POSTGRES),
+        ({**NOWHERE, "row_stored": True, "record": EMPTY}, State.COUNTED),
     ],
 )
 def test_every_combination_has_its_place(evidence: dict[str, Any], state: State) -> None:
@@ -75,6 +83,7 @@ def test_every_combination_has_its_place(evidence: dict[str, Any], state: State)
 
 def test_sentence_names_what_there_is_to_know() -> None:
     """It is read by somebody who looks for one event."""
+    assert "no datapoints" in where(**(NOWHERE | {"row_stored": True}), record=EMPTY)[1]
     assert "3 changelog records behind" in where(row_written=False, sink_lag=3)[1]
     assert "its block" in where(row_written=False, sink_lag=3)[1]
     assert "user-tags.v1/1/90" in where(**NOWHERE, letter=LETTER, mark=MARK)[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from streams.codecs import Codec
 from streams.topics import USER_TAGS
-from tables.blocks import BlockKey, Cells, OpenBucket, Record, decode_block, pack
+from tables.blocks import BlockKey, Minutes, OpenBucket, Record, decode_block, pack
 from tables.fold import Fold
 from tables.profiles import RowCodec, decode_span, encode_spans
 from tests.support.builders import a_record
@@ -25,8 +25,8 @@ VALUES = [
 ]
 
 
-def fold() -> tuple[dict[int, Cells], list[bytes]]:
-    minutes: dict[int, Cells] = {}
+def fold() -> tuple[Minutes, list[bytes]]:
+    minutes = Minutes()
     rows: list[bytes] = []
     Fold(Codec(USER_TAGS), RowCodec(USER_TAGS)).fold(VALUES, 8192, minutes, rows)
     return minutes, rows

@@ -223,3 +223,33 @@ def test_bucket_without_events_sends_its_progress() -> None:
     bucket = OpenBucket(NUMBER, sums=1)
     FOLD.fold([b"not an event", None], BASE, bucket.minutes, [])
     assert bucket.emit(BASE + 1, stored=Store().between) == [(BlockKey(PROGRESS, NUMBER, BASE + 1).encode(), b"")]
+
+
+def test_progress_on_its_way_is_superseded_by_the_next_bucket() -> None:
+    """Deliveries overlap: the first version of a bucket may be sent before the last of the one before is stored."""
+    store, first = Store(), OpenBucket(NUMBER, sums=1)
+    on_its_way = first.emit(first.end - 1, stored=store.between)
+    second = first.following(NUMBER + 1)
+    assert (second.minutes, second.counted) == ({}, 0)
+    records = second.emit(first.end, stored=store.between)
+    for sent in (on_its_way, records):
+        store.apply(sent)
+    assert [BlockKey.decode(key) for key in store] == [BlockKey(PROGRESS, NUMBER + 1, first.end)]
+
+
+def test_what_lies_before_the_last_version_sent_is_not_looked_at_again() -> None:
+    """Only tombstones are there, one a second of a trickle, until RocksDB compacts them away days later."""
+    asked: list[tuple[bytes, bytes]] = []
+    store, bucket = Store(), OpenBucket(NUMBER, sums=1)
+
+    def stored(low: bytes, high: bytes) -> list[bytes]:
+        asked.append((low, high))
+        return store.between(low, high)
+
+    for number in range(NUMBER, NUMBER + 3):
+        for through in (number * BUCKET_OFFSETS, (number + 1) * BUCKET_OFFSETS - 1):
+            store.apply(bucket.emit(through, stored=stored))
+        bucket = bucket.following(number + 1)
+    assert asked[0][0] == BlockKey(PROGRESS, 0, 0).encode(), "an earlier life may have left anything"
+    assert [low for low, _ in asked[1:]] == [high for _, high in asked[:-1]]
+    assert len(store) == 1

@@ -81,7 +81,7 @@ def test_keys_of_one_user_and_kind_sort_newest_first(parts: list[tuple[int, int]
 def scan(store: dict[bytes, bytes], prefix: bytes) -> list[tuple[bytes, bytes]]:
     """Return what the table's scan gives: the newest rows from a prefix on."""
     keys = sorted(store)
-    return newest_rows(iter([(key, store[key]) for key in keys[bisect_left(keys, prefix) :]]), prefix)
+    return list(newest_rows(iter([(key, store[key]) for key in keys[bisect_left(keys, prefix) :]]), prefix))
 
 
 @given(st.lists(st.one_of(texts, st.sampled_from(WEIRD_USERS)), min_size=1, max_size=8), randoms)

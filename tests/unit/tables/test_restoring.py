@@ -172,6 +172,19 @@ def test_a_partition_that_is_revoked_while_it_is_finished_stays_closed(store: St
     assert opened(store) is not None and content(store) == before
 
 
+def test_a_partition_that_was_revoked_while_a_record_was_read_stays_closed(store: Store) -> None:
+    """Faust flushes what it has read as partitions go, reads one more perhaps, and flushes that once they are gone."""
+    restore(store, ENOUGH)
+    before = content(store)
+    store._dbs.pop(0)
+    late = [record(len(ENOUGH))]
+    store.apply_changelog_batch(late, to_key=lambda key: key, to_value=lambda value: value)
+    assert store.owned() == []
+    assert opened(store) is not None and content(store) == before
+    restore(store, [len(ENOUGH)])
+    assert content(store)[OFFSET_KEY] == b"%d" % len(ENOUGH)
+
+
 def test_a_disk_that_refuses_to_finish_is_told(store: Store) -> None:
     """Faust would swallow it, and a worker would be ready without its rows."""
     restore(store, range(RECORDS))

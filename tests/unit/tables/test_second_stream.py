@@ -13,7 +13,7 @@ from streams.errors import Reason
 from streams.event_time import parse_instant
 from streams.schemas import EventSchema, Instant, Text
 from streams.topics import Stream
-from tables.blocks import Cells, OpenBucket, decode_block, encode_block, pack
+from tables.blocks import Minutes, OpenBucket, decode_block, encode_block, pack
 from tables.fold import Fold
 from tables.profiles import RowCodec
 from tests.support.builders import record_bytes
@@ -53,6 +53,7 @@ def a_stream(**overrides: Any) -> Stream:
         "rows_table": "visitors",
         "cells_sql": "visit_cells",
         "events_sql": "visits",
+        "user_sql": "visitor",
     }
     return Stream(**{**declared, **overrides})
 
@@ -70,8 +71,8 @@ VISITS = [
 ]
 
 
-def fold(stream: Stream) -> tuple[dict[int, Cells], list[bytes]]:
-    minutes: dict[int, Cells] = {}
+def fold(stream: Stream) -> tuple[Minutes, list[bytes]]:
+    minutes = Minutes()
     rows: list[bytes] = []
     assert not Fold(Codec(stream), RowCodec(stream)).fold([record_bytes(visit) for visit in VISITS], 0, minutes, rows)
     return minutes, rows

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from faust.types import TP
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rocksdict import WriteBatch
+from rocksdict import Options, WriteBatch
 
-from tables.blocks import PROGRESS, BlockKey
+from streams.topics import USER_TAGS
+from tables.blocks import PROGRESS, BlockKey, OpenBucket
 from tables.partitions import PartitionState
 from tables.profiles import SpanKey, encode_kept
 from tables.registry import StreamTables
-from tables.store import ARRIVAL_PREFIX, HOUR_MS, OFFSET_KEY, SharedCache, Store, expire, note_arrival
+from tables.store import (
+    ARRIVAL_PREFIX,
+    HOUR_MS,
+    OFFSET_KEY,
+    PartitionDatabases,
+    SharedCache,
+    Store,
+    expire,
+    note_arrival,
+    write_batch,
+)
 from tables.trim import SAMPLE_ROWS, trim
 from tests.support.stores import BLOCKS, ROWS, content, opened, recover, recovered, some_tables
 
 T0_MS = 1_646_092_800_000
+TRICKLE_S = 1_000
 
 
 @pytest.fixture
@@ -254,7 +268,7 @@ def test_trimming_a_revoked_partition_does_nothing(rows: Store) -> None:
 
 
 def test_a_new_epoch_begins_with_an_empty_bucket() -> None:
-    state = PartitionState(0, 1)
+    state = PartitionState(0, USER_TAGS)
     state.open.minutes[5] = {("VIEW",): 1}
     state.dirty = True
     state.begin(3, 2 * 4096 + 7)
@@ -262,7 +276,7 @@ def test_a_new_epoch_begins_with_an_empty_bucket() -> None:
 
 
 def test_through_is_the_last_offset_that_the_open_bucket_holds() -> None:
-    state = PartitionState(0, 1)
+    state = PartitionState(0, USER_TAGS)
     state.begin(1, 4096)
     assert state.through == 4095  # nothing yet: before the bucket's start
     state.next = 5000
@@ -272,9 +286,65 @@ def test_through_is_the_last_offset_that_the_open_bucket_holds() -> None:
 
 
 def test_through_of_a_seeded_bucket_covers_what_it_was_seeded_with() -> None:
-    state = PartitionState(0, 1)
+    state = PartitionState(0, USER_TAGS)
     state.begin(1, 4200)
     state.open.seed([], through=4299)
     assert state.through == 4299
     state.next = 4400
     assert state.through == 4399
+
+
+# -- progress
+
+
+def test_progress_is_found_without_a_walk_over_its_tombstones(tables: StreamTables, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trickle supersedes it each second, and each second somebody asks for it: a day of that is 86,400 tombstones."""
+    counted: list[Options] = []
+    usual = PartitionDatabases._options
+
+    def with_statistics(self: PartitionDatabases) -> Options:
+        options = usual(self)
+        options.enable_statistics()
+        counted.append(options)
+        return options
+
+    monkeypatch.setattr(PartitionDatabases, "_options", with_statistics)
+    blocks, bucket = tables.block_store, OpenBucket(0, sums=1)
+    database = opened(blocks)
+    for through in range(TRICKLE_S):
+        write = WriteBatch(raw_mode=True)
+        for key, value in bucket.emit(through, stored=partial(blocks.keys_between, 0)):
+            write.put(key, value) if value is not None else write.delete(key)
+        write_batch(database, write)
+    skipped = sum(skipped_keys(options) for options in counted)
+    assert skipped <= 2 * TRICKLE_S, "one or two a second, and not each time all of them"
+    assert blocks.progress(0) == BlockKey(PROGRESS, 0, TRICKLE_S - 1)
+    assert sum(skipped_keys(options) for options in counted) - skipped <= 2
+    assert blocks.keys_between(0, block_key(PROGRESS, 0, 0), block_key(PROGRESS, 1, 0)) == [
+        block_key(PROGRESS, 0, TRICKLE_S - 1)
+    ]
+    assert sum(skipped_keys(options) for options in counted) - skipped >= TRICKLE_S - 1, "the figure tells a walk"
+
+
+def skipped_keys(options: Options) -> int:
+    """Return how many tombstones and older versions cursors have stepped over."""
+    found = re.search(r"rocksdb\.number\.iter\.skip COUNT : (\d+)", options.get_statistics() or "")
+    assert found
+    return int(found[1])
+
+
+def test_partition_without_progress_has_none(blocks: Store) -> None:
+    """Neither blocks nor the store's own keys are taken for it; nor is a partition asked for that is another's."""
+    assert blocks.progress(0) is None
+    recover(blocks, recovered(BLOCKS, 0, block_key(7, 0, 99), b"a"))
+    assert blocks.progress(0) is None
+    recover(
+        blocks, recovered(BLOCKS, 1, block_key(PROGRESS, 0, 99), b""), recovered(BLOCKS, 2, block_key(PROGRESS, 1, 5000), b"")
+    )
+    assert blocks.progress(0) == BlockKey(PROGRESS, 1, 5000)
+
+
+def test_no_key_of_a_store_of_blocks_lies_behind_its_progress() -> None:
+    """Of either stream: blocks of any minute before that of the progress, the offset key, the arrivals."""
+    first = block_key(PROGRESS, 0, 0)
+    assert max(block_key(PROGRESS - 1, 2**64 - 1, 2**64 - 1), OFFSET_KEY, ARRIVAL_PREFIX + b"\xff" * 4) < first

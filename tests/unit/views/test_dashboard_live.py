@@ -8,16 +8,18 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from streams.metrics import WorkerMetrics
 from streams.topics import USER_TAGS
+from streams.whereabouts import State
 from tables.blocks import PROGRESS, BlockKey
 from tables.registry import StreamTables
 from views.dashboard_live import LiveStreams, LookAround, tell
 from views.dashboard_pulse import Pulse
 from views.dashboard_sinks import LAG, LAST_SUCCESS, read_state
+from views.dashboard_where import VERDICTS, WORST_FIRST, tell_all
 from views.dashboard_where import tell as tell_where
-from views.dashboard_where import tell_all
 from views.owners import Part
 
 NOW_MS = 1_772_366_437_000
@@ -144,6 +146,21 @@ async def test_slow_reader_gets_the_newest_and_not_what_it_missed() -> None:
     assert numbers[1] - numbers[0] >= 4
 
 
+async def test_head_has_the_headers_of_a_stream_and_opens_none() -> None:
+    """It has no body: whoever asked so would hold a place among the streams, and wait for an end that never comes."""
+    looked: list[bool] = []
+
+    async def gather() -> dict[str, Any]:
+        looked.append(True)
+        return {}
+
+    streams = LiveStreams(LookAround(gather, Hands()), streams_max=1, stops=lambda: False)
+    response = await streams.answer(make_mocked_request("HEAD", "/dashboard/api/live"), {"Cache-Control": "no-store"})
+    assert (response.status, response.content_type) == (200, "text/event-stream")
+    assert response.headers["Cache-Control"] == "no-store"
+    assert (streams.open, looked, response.prepared) == (0, [], False)
+
+
 class Store:
     """The part of the store that is looked at: how far one partition is counted, and its changelog."""
 
@@ -157,11 +174,8 @@ class Store:
     def persisted_offset(self, tp: Any) -> int | None:
         return self.changelog
 
-    def database(self, partition: int) -> Any:
-        key = BlockKey(PROGRESS, 0, self.counted - 1).encode() if self.counted else b""
-        return SimpleNamespace(
-            iter=lambda: SimpleNamespace(seek_to_last=lambda: None, valid=lambda: bool(self.counted), key=lambda: key)
-        )
+    def progress(self, partition: int) -> BlockKey | None:
+        return BlockKey(PROGRESS, 0, self.counted - 1) if self.counted else None
 
 
 class Scene:
@@ -207,9 +221,9 @@ def test_rates_are_those_of_the_last_seconds() -> None:
     """A counter that jumps by batches is no jumping rate; a dead letter is seen for a minute."""
     scene = Scene()
     for _ in range(10):
-        scene.metrics.events.labels("counted").inc(100)
+        scene.metrics.events.labels(USER_TAGS.topic, "counted").inc(100)
         scene.second(end=0, counted=0)
-    scene.metrics.events.labels("dead_letter").inc(3)
+    scene.metrics.events.labels(USER_TAGS.topic, "dead_letter").inc(3)
     scene.second(end=0, counted=0)
     answer = asyncio.run(scene.pulse.answer([0]))
     assert (answer["events_per_s"], answer["dead_letters"], answer["dead_letters_per_minute"]) == (80.0, 3.0, 18.0)
@@ -253,3 +267,8 @@ def test_whereabouts_become_a_verdict_and_steps() -> None:
         "2 events of that user and instant: 1 dead letter, 1 counted"
     )
     assert tell_all([])["verdict"] == "not_received"
+
+
+def test_every_place_has_a_verdict() -> None:
+    """A state that is added to the search must not end the page's."""
+    assert VERDICTS.keys() == set(State) and set(VERDICTS.values()) == set(WORST_FIRST)

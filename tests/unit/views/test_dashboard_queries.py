@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from streams.topics import USER_TAGS
+from streams.topics import EVENTS, USER_TAGS
 from views.dashboard_queries import (
     HOURS_RANGE_S_MAX,
     MINUTES_RANGE_S_MAX,
@@ -21,8 +21,9 @@ from views.dashboard_queries import (
     parse_series,
     parse_top,
     parse_user,
+    parse_where,
 )
-from views.queries import BadQueryError
+from views.queries import BadQueryError, EventAt, EventOf
 
 NOW_S = 1_772_366_437
 """2026-03-01T12:00:37Z."""
@@ -110,6 +111,18 @@ def test_top_needs_a_dimension_and_shows_at_least_one_value() -> None:
     ):
         with pytest.raises(BadQueryError):
             parse_top(USER_TAGS, text, now_s=NOW_S)
+
+
+def test_event_is_sought_in_the_stream_that_is_named() -> None:
+    """A dead letter's row names it; each stream has its own name for a user."""
+    at = "2022-03-01T00:00:07.25Z"
+    assert parse_where("partition=1&offset=2", partitions=4) == (USER_TAGS, EventAt(1, 2), "")
+    assert parse_where("topic=events.v1&partition=1&offset=2", partitions=4) == (EVENTS, EventAt(1, 2), "")
+    stream, event, time = parse_where(f"topic=events.v1&user=ann&time={at}", partitions=4)
+    assert (stream, event, time) == (EVENTS, EventOf("ann", 1_646_092_807_250), at)
+    for text in ("topic=events.v1&cookie=a&time=" + at, "topic=x&partition=0&offset=0", "topic=events.v1", "topic=a&topic=b"):
+        with pytest.raises(BadQueryError):
+            parse_where(text, partitions=4)
 
 
 def test_users_and_letters_have_limits_too() -> None:

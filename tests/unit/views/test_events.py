@@ -9,8 +9,9 @@ from typing import Any, cast
 import pytest
 
 from streams.event_time import parse_instant
-from streams.topics import BUCKET_OFFSETS, USER_TAGS
+from streams.topics import BUCKET_OFFSETS, EVENTS, USER_TAGS, Stream
 from tables.blocks import PROGRESS, BlockKey
+from tables.duplicates import duplicate_key
 from tables.profiles import NEWEST_MAX, Row, RowCodec
 from tables.registry import StreamTables
 from tests.support.stores import opened, some_tables
@@ -26,13 +27,13 @@ KEPT = ("PL", "PC", "o", 1, "b", "c", 5)
 class Stored:
     """The product's tables with what a test puts into them, and a consumer that knows the log's end."""
 
-    def __init__(self, home: Path, *, end: int | None = 6000) -> None:
-        tables = some_tables(home)
+    def __init__(self, home: Path, *, end: int | None = 6000, stream: Stream = USER_TAGS) -> None:
+        tables = some_tables(home, stream)
         self.consumer = SimpleNamespace(highwater=lambda tp: end)
         blocks = SimpleNamespace(data=tables.block_store, app=SimpleNamespace(consumer=self.consumer))
-        self.tables = StreamTables(USER_TAGS, cast("Any", blocks), tables.rows)
+        self.tables = StreamTables(stream, cast("Any", blocks), tables.rows)
         self.blocks, self.rows = opened(tables.block_store), opened(cast("Any", tables.row_store))
-        self.codec = RowCodec(USER_TAGS)
+        self.codec = RowCodec(stream)
 
     def put_blocks(self, *keys: tuple[int, int, int]) -> None:
         for key in keys:
@@ -67,6 +68,18 @@ async def test_position_is_in_the_blocks_of_its_bucket_that_reach_it(stored: Sto
         {"minute": "2022-03-01T00:03:00", "through": 5099},
     ]
     assert answer["complete"]
+
+
+async def test_duplicate_is_told_from_its_neighbours_by_its_row(tmp_path: Path) -> None:
+    """Blocks reach it and hold nothing of it; of a stream without ids nothing is said."""
+    stored = Stored(tmp_path / "events", stream=EVENTS)
+    stored.put_blocks((MINUTE, 1, 5100), (PROGRESS, 1, 5100))
+    for offset in (4999, 5001):
+        stored.rows.put(duplicate_key(offset), b"")
+    assert [(await stored.at(offset))["duplicate"] for offset in (4998, 4999, 5000, 5001, 5002)] == [
+        False, True, False, True, False,
+    ]  # fmt: skip
+    assert "duplicate" not in await Stored(tmp_path / "tags").at(5000)
 
 
 async def test_position_past_the_progress_waits_and_past_the_end_was_never_written(stored: Stored) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +12,9 @@ import pytest
 from streams.errors import IncompleteAnswerError
 from streams.partitioner import partition_of
 from streams.topics import USER_TAGS, changelog_of
+from tables.profiles import MISROUTED
 from tables.registry import StreamTables
+from tests.support.stores import opened, some_tables
 from views.owners import Owners
 
 PARTITIONS = 4
@@ -93,4 +96,19 @@ async def test_profile_is_asked_for_everywhere_until_every_peer_was_asked_what_i
     await owners.look_round()
     assert owners.partitions_of("ann") == [partition_of(b"ann", PARTITIONS)]
     owners.misrouted = True
+    assert owners.partitions_of("ann") == [0, 1, 2, 3]
+
+
+async def test_what_a_look_round_found_here_is_remembered_when_the_partition_goes(tmp_path: Path) -> None:
+    """Nobody need have asked for a profile meanwhile; peers that were asked before know nothing of it."""
+    app = FakeApp({HERE: {TOPIC: [0, 1, 2, 3]}})
+    tables = some_tables(tmp_path)
+    for table in tables.all:
+        for partition in range(PARTITIONS):
+            opened(table.data, partition)
+    opened(tables.rows.data).put(MISROUTED, b"")  # type: ignore[union-attr]
+    owners = Owners(app, tables, partitions=PARTITIONS)
+    await owners.look_round()
+    for table in tables.all:
+        table.data._dbs.clear()
     assert owners.partitions_of("ann") == [0, 1, 2, 3]

@@ -12,10 +12,13 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from streams.errors import IncompleteAnswerError
+from streams.logs import Service, make_handler
 from streams.metrics import WorkerMetrics
+from streams.request_id import id_headers
+from streams.settings import Settings
 from streams.topics import USER_TAGS
 from views.queries import BadQueryError
-from views.web import Handler, Views, error_answer, errors_as_json, json_answer
+from views.web import Handler, Views, error_answer, errors_as_json, json_answer, with_request_id
 
 
 def body_of(response: web.StreamResponse) -> Any:
@@ -63,6 +66,14 @@ async def test_expected_errors_are_answered_and_counted(error: Exception, status
     assert f'tally_query_errors_total{{code="{status}",query="profile"}} 1.0' in metrics.text().decode()
 
 
+async def test_bug_in_a_query_is_counted_too() -> None:
+    """What `errors_as_json` answers with 500 would else be missing from the share of queries that fail."""
+    pages, metrics = views()
+    with pytest.raises(ZeroDivisionError):
+        await pages.timed("profile", raising(ZeroDivisionError()), scope="whole")(make_mocked_request("GET", "/"))
+    assert 'tally_query_errors_total{code="500",query="profile"} 1.0' in metrics.text().decode()
+
+
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
@@ -85,3 +96,26 @@ async def test_our_own_failure_tells_nothing_but_that_it_failed(caplog: pytest.L
     assert response.status == 500
     assert "secret" not in json.dumps(body_of(response))
     assert "KeyError" in caplog.text
+
+
+@pytest.mark.parametrize(("sent", "taken"), [("shop-1", "shop-1"), ("a b", None), ("", None), (None, None)])
+async def test_id_of_a_request_stands_in_every_line_about_it(sent: str | None, taken: str | None) -> None:
+    """It was given to the gateway, and the trace is here: nothing else says that both are of one request."""
+    lines: list[logging.LogRecord] = []
+    asked: list[dict[str, str]] = []
+    handler = make_handler(Settings(), Service("worker", 0))
+    handler.emit = lines.append  # type: ignore[method-assign, assignment]
+    logging.getLogger("views").addHandler(handler)
+
+    async def fail(request: web.Request) -> web.StreamResponse:
+        asked.append(dict(id_headers()))  # what another worker is asked with
+        raise KeyError("cookie")
+
+    try:
+        request = make_mocked_request("GET", "/aggregates", headers={} if sent is None else {"X-Request-Id": sent})
+        await with_request_id(request, lambda request: errors_as_json(request, fail))
+    finally:
+        logging.getLogger("views").removeHandler(handler)
+    assert [getattr(line, "request_id", None) for line in lines] == [taken]
+    assert asked == [{"X-Request-Id": taken} if taken else {}]
+    assert id_headers() == {}, "the next request on the same connection would carry it on"
