@@ -50,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = _run_all([case for case in runnable if case.id not in reasons], seed=seed, options=options)
     for line in table_of(results):
         say(line)
+    for result in results:  # said again: of a long log the end is read
+        for problem in result.told():
+            say(f"{result.case.id:>4} {problem}")
+        if not result.is_exact:
+            say(f"{result.case.id:>4} is replayed by CASE={result.case.id} SEED={seed}")
     for name, reason in reasons.items():
         say(f"SKIPPED {name}, {cases[name].title}: {reason}")
     say(last_line(results, skipped=len(reasons)))

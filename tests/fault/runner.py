@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +74,13 @@ class Result:
         """Whether the case ended before anything was compared, and not by what it asserts itself."""
         return set(self.problems) == {CRASHED}
 
+    def told(self) -> Iterator[str]:
+        """Yield a line for each problem, as many of a check as anybody reads."""
+        for name, problems in self.problems.items():
+            yield from (f"{name}: {problem}" for problem in problems[:EXAMPLES_MAX])
+            if len(problems) > EXAMPLES_MAX:
+                yield f"{name}: and {len(problems) - EXAMPLES_MAX} more"
+
 
 def run_case(case: Case, *, seed: int, is_long: bool, say: Say, keep: bool = False) -> Result:
     """Run a case on a stage of its own; what goes wrong is in the result.
@@ -105,11 +112,8 @@ def run_case(case: Case, *, seed: int, is_long: bool, say: Say, keep: bool = Fal
         stage.postgres.remove()
     result.took_s = time.monotonic() - started_s
     tell("exact" if result.is_exact else f"NOT EXACT, see {home}")
-    for name, problems in result.problems.items():
-        for problem in problems[:EXAMPLES_MAX]:
-            tell(f"{name}: {problem}")
-        if len(problems) > EXAMPLES_MAX:
-            tell(f"{name}: and {len(problems) - EXAMPLES_MAX} more")
+    for line in result.told():
+        tell(line)
     return result
 
 

@@ -87,3 +87,16 @@ def test_case_that_ended_early_is_run_again_once_and_told(monkeypatch: pytest.Mo
     assert (status, lines[-1]) == (1, "2 cases, 1 exact, 2 run twice")
     found[:] = [{"failed": ["it took too long to stop"]}, {"crashed": ["no port"], "lost": ["one"]}]
     assert run(monkeypatch, user_id=0, may_mount=True)[1][-1] == "2 cases, 0 exact"
+
+
+def test_what_was_found_is_said_again_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a long log the end is read, and it must tell how to go on."""
+    found: list[dict[str, list[str]]] = [{}, {"lost": [f"event {number}" for number in range(7)]}]
+    monkeypatch.setattr(matrix, "run_case", lambda case, **_: Result(case, problems=found.pop(0)))
+    lines: list[str] = []
+    monkeypatch.setattr(matrix, "say", lines.append)
+    monkeypatch.setattr(matrix, "may_mount", lambda: True)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert matrix.main(["--seed", "7"]) == 1
+    problems = [f" F18 lost: event {number}" for number in range(5)]
+    assert lines[-8:] == [*problems, " F18 lost: and 2 more", " F18 is replayed by CASE=F18 SEED=7", "2 cases, 1 exact"]
