@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from pathlib import Path
 
 from agents.count import create_agent
 from agents.erase_page import create_eraser
@@ -22,6 +23,7 @@ from streams.settings import load_settings
 from streams.topics import EVENTS, USER_TAGS, Stream
 from tables import store
 from tables.fold import Fold
+from tables.leftovers import remove_leftovers
 from tables.profiles import RowCodec
 from tables.registry import create_tables
 from views.dashboard import create_dashboard
@@ -39,6 +41,7 @@ try:
 except (SettingsError, NewerStateError) as error:
     sys.exit(str(error))
 
+remove_leftovers(Path(app.conf.tabledir))
 app.conf.web_application_options = {"middlewares": [with_request_id, errors_as_json, internal_only(settings.web)]}
 metrics = WorkerMetrics()
 partitions = settings.topics.partitions
