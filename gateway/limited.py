@@ -29,6 +29,8 @@ MESSAGE_TIMEOUT_S = 15
 """Longer than a route waits for a body, which says so in its own words."""
 IDLE_TIMEOUT_S = 75
 """Longer than clients and balancers keep idle connections, so that they end them and never meet a closed one."""
+UNREAD_TIMEOUT_S = 60
+"""A client that takes nothing of what waits for it for so long is gone, or wants to hold our memory."""
 CHECK_S = 1.0
 Refusal = tuple[int, str, str]
 
@@ -61,6 +63,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._has_begun = False
         self._overhead_bytes = 0
         self._may_be_large = False
+        self._unread_bytes = 0
+        self._unread_seconds = 0
 
     # -- uvicorn's and the parser's callbacks
 
@@ -135,6 +139,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if not self._may_upgrade():
             self.complete()
 
+    def resume_writing(self) -> None:
+        """Go on with an answer that waited: its client has taken some of it, and there may soon be as much again."""
+        super().resume_writing()
+        self._unread_seconds = 0
+
     def shutdown(self) -> None:
         """Go on with what is being answered, and close at once where nothing is, whatever the client is still sending."""
         super().shutdown()
@@ -182,6 +191,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def check(self) -> None:
         """Close a connection that is too slow, or idle for long; called every `CHECK_S`."""
+        if self._is_unread():
+            self.transport.abort()
         if self.flow is None or self.flow.read_paused or self.transport.is_closing():
             return  # we are slow, and not the client; or it is on its way out
         self._seconds += 1
@@ -190,6 +201,13 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.refuse(TIMEOUT)
         elif self._seconds > IDLE_TIMEOUT_S and (self.cycle is None or self.cycle.response_complete):
             self.transport.close()
+
+    def _is_unread(self) -> bool:
+        """Count the checks since the client last took something of what waits for it."""
+        waiting_bytes = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        self._unread_seconds = self._unread_seconds + 1 if waiting_bytes and waiting_bytes >= self._unread_bytes else 0
+        self._unread_bytes = waiting_bytes
+        return self._unread_seconds > UNREAD_TIMEOUT_S
 
     def _give_up(self, refusal: Refusal) -> None:
         self._refusal = refusal

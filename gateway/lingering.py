@@ -33,6 +33,14 @@ class LingeringTransport:
         """Say whether nothing may be written any more."""
         return self._is_lingering or self._transport.is_closing()
 
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes wait for the client to take them."""
+        return self._transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Close at once, and forget what waits."""
+        self._transport.abort()
+
     def close(self) -> None:
         """End the connection, and before that what the client is sending."""
         transport = self._transport
