@@ -12,7 +12,8 @@ Invariants, for each source partition:
    everything is counted, and a source that has forgotten those events could not make the rest again.
 5. *Store before acknowledgment.* A batch is acknowledged to Faust when 3 is done, so a commit never passes it.
 6. *Commit at bucket starts.* The transport rounds down: an open bucket is always read again from its first offset. Before
-   anything of a partition is counted for the first time ever, its start is committed: no commit means nothing counted.
+   anything of an epoch is counted, where it begins is committed: the group refuses that of a worker whose partition has moved
+   on, and may lie after what it recovered; and no commit means nothing counted.
 7. *No escape.* An exception in 2 to 5 ends the process. Raising would acknowledge.
 
 A second delivery of any batch, by a restart, a rebalance or a rewind, folds the same cells under the same keys.
@@ -150,7 +151,10 @@ class CountingProtocol:
         if seek.epoch != message.epoch or seek.position != message.start:
             await self.consumer.rewind(message.tp)
             return False
-        if seek.committed is None and not await self.consumer.commit_start(message.tp):
+        is_owner = await self.consumer.commit_start(message.tp)
+        if message.epoch != self.consumer.epoch(message.tp):
+            return False  # given away meanwhile
+        if not is_owner:
             await self.consumer.rewind(message.tp)
             return False
         beginning = self._beginning(state.partition, seek)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+_reserved: dict[int, socket.socket] = {}
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
@@ -29,12 +30,32 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def reserve(port: int) -> bool:
+    """Keep every other stack of this machine from choosing *port* while this process lives; False where another one does.
+
+    Seconds pass until a server listens there: two stacks begun at once would both find it free, and the one whose Kafka then
+    cannot listen would take the other's for its own. A name in Linux's abstract namespace goes with its process.
+    """
+    if port in _reserved:
+        return True
+    holder = socket.socket(socket.AF_UNIX)
+    try:
+        holder.bind(f"\0tally-port-{port}")
+    except OSError:
+        holder.close()
+        return False
+    _reserved[port] = holder
+    return True
+
+
 def choose_port(wished: int, remembered: int = 0) -> int:
-    """Return *wished* when it is free, else *remembered* when that is, else a free one; 0 means none."""
+    """Return *wished* when it is free, else *remembered* when that is, else a free one; 0 means none. It is reserved."""
     for port in (wished, remembered):
-        if port and is_free(port):
+        if port and is_free(port) and reserve(port):
             return port
-    return free_port()
+    while not reserve(port := free_port()):
+        pass
+    return port
 
 
 def read_ports(path: Path) -> dict[str, int]:

@@ -339,13 +339,16 @@ class Consumer(driver.Consumer):
         return taken
 
     async def commit_start(self, tp: TP) -> bool:
-        """Commit where the last seek went, for a group that has no commit of *tp*; False when the group refuses.
+        """Commit what the last seek found committed, or for want of that where it went; False when the group refuses.
 
-        From then on no commit means that nothing was ever counted, and a source that begins later has lost something.
+        The group takes commits of the owner alone. So what was found committed is not of a later owner, whose rows were never
+        recovered here. And from then on no commit means that nothing was ever counted: a source that begins later has lost
+        something.
         """
-        taken = await self._commit_offsets({tp: self.seeks[tp].position})
+        seek = self.seeks[tp]
+        taken = await self._commit_offsets({tp: seek.position if seek.committed is None else seek.committed})
         if not taken:
-            self._committed_offset[tp] = None  # Faust remembers a refused commit as made
+            self._committed_offset[tp] = seek.committed  # Faust remembers a refused commit as made
         return bool(taken)
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:

@@ -162,7 +162,7 @@ class Consumer(transport.Consumer, PlayedFaust):
             self.fetch_position[tp] = max(0, self.fetch_position.get(tp, 0) + self.rng.randrange(-9, 9))
         start = max(self.fetch_position.get(tp, 0), self.kafka.log_start[tp.partition])
         if start > self.kafka.visible[tp.partition]:
-            start = self.kafka.log_start[tp.partition]  # offset out of range: the reset is to the earliest
+            start = self.fetch_position[tp] = self.kafka.log_start[tp.partition]  # out of range: the reset is to the earliest
         runs = list(self._runs(tp.partition, start, 1 + int(self.rng.random() * self.fetch_records_max)))
         if runs:
             self.fetch_position[tp] = runs[-1].end

@@ -219,6 +219,21 @@ def first_start_not_committed() -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
+def commit_of_a_later_owner_trusted() -> Iterator[dict[str, Any]]:
+    """A hole that the product had: an owner paused between its recovery and its seek finds what the next one has committed.
+
+    It begins there, without that one's rows, and takes submissions that were sent again for first ones.
+    """
+    asked = transport.Consumer.commit_start
+
+    async def commit_start(self: transport.Consumer, tp: Any) -> bool:
+        return self.seeks[tp].committed is not None or await asked(self, tp)
+
+    with patch.object(transport.Consumer, "commit_start", commit_start):
+        yield {"subject": SUBMISSIONS}
+
+
+@contextmanager
 def duplicates_by_what_was_seen_last() -> Iterator[dict[str, Any]]:
     """A submission is a duplicate if it was ever seen, at a smaller offset or not: read again, each finds itself."""
 
@@ -295,6 +310,7 @@ PLANTS: dict[str, Plant] = {
         holes_ignored,
         blocks_before_the_rows,
         first_start_not_committed,
+        commit_of_a_later_owner_trusted,
         duplicates_by_what_was_seen_last,
         submissions_on_their_way_forgotten,
         index_outside_the_changelog,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,6 +85,8 @@ class InProcess(CountingProtocol):
         self.seeks: dict[Any, Seek] = {}
         self.position = 0
         self.acknowledged: list[int] = []
+        self.is_owner = True
+        self.on_commit: Callable[[], Awaitable[None]] | None = None
         self._epoch = 0
 
     @property
@@ -106,7 +109,12 @@ class InProcess(CountingProtocol):
         self.seeks[tp] = Seek(self._epoch, self.position, committed, self.broker.log_start)
 
     async def commit_start(self, tp: Any) -> bool:
-        self.broker.committed = self.seeks[tp].position
+        seek = self.seeks[tp]
+        if self.on_commit is not None:
+            await self.on_commit()
+        if not self.is_owner:
+            return False
+        self.broker.committed = seek.position if seek.committed is None else seek.committed
         return True
 
     # -- a life

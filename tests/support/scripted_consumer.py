@@ -38,6 +38,7 @@ class ScriptedConsumer(transport.Consumer):
         self.sought: list[tuple[TP, int]] = []
         self.fetches: deque[dict[TP, list[Any]]] = deque()
         self.commits: list[dict[TP, int]] = []
+        self.refuses = False
         self.on_seek: list[Any] = []
         self._thread.thread_loop.close()  # made at once, though the thread is never started
         self._set_active_tps(self.assigned)
@@ -63,6 +64,8 @@ class ScriptedConsumer(transport.Consumer):
         return self.fetches.popleft() if self.fetches else {}
 
     async def _commit(self, offsets: Any) -> bool:
+        if self.refuses:
+            return False
         self.commits.append(dict(offsets))
         self.group.update(offsets)
         return True

@@ -206,6 +206,32 @@ async def test_nothing_is_committed_before_the_first_bucket_is_full(consumer: Sc
     assert consumer.commits == []
 
 
+@pytest.mark.parametrize(
+    ("committed", "log_start", "expected"), [(None, 0, 0), (None, 700, 700), (4096, 0, 4096), (4096, 9000, 4096)]
+)
+async def test_where_counting_begins_is_committed_first(
+    consumer: ScriptedConsumer, committed: int | None, log_start: int, expected: int
+) -> None:
+    """A19. A commit that the group has is told again as it is: one at the log's start would hide what was lost before it."""
+    consumer.held = {SOURCE: log_start}
+    await consumer.sought_to(SOURCE, committed=committed)
+    assert await consumer.commit_start(SOURCE)
+    assert consumer.commits == [{SOURCE: expected}]
+
+
+@pytest.mark.parametrize("committed", [None, 4096])
+async def test_who_is_refused_the_first_commit_goes_back_to_what_was_known(
+    consumer: ScriptedConsumer, committed: int | None
+) -> None:
+    """Faust remembers a refused commit as made."""
+    consumer.held = {SOURCE: 9000}
+    await consumer.sought_to(SOURCE, committed=committed)
+    consumer.refuses = True
+    assert not await consumer.commit_start(SOURCE)
+    await consumer.rewind(SOURCE)
+    assert consumer.seeks[SOURCE] == Seek(2, 9000, committed, 9000)
+
+
 async def test_the_same_offset_is_committed_once(consumer: ScriptedConsumer) -> None:
     await consumer.sought_to()
     acknowledge(consumer, await consumer.delivered(SOURCE, a_run(0, 5000)))
