@@ -211,8 +211,10 @@ def first_start_not_committed() -> Iterator[dict[str, Any]]:
     bucket under keys that say all of it.
     """
 
+    asked = transport.Consumer.commit_start
+
     async def commit_start(self: transport.Consumer, tp: Any) -> bool:
-        return True
+        return self.seeks[tp].committed is None or await asked(self, tp)
 
     with patch.object(transport.Consumer, "commit_start", commit_start):
         yield {"forgets": True}
