@@ -7,7 +7,6 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,29 +180,6 @@ async def test_a_first_batch_of_an_epoch_that_was_lost_is_seen_too(broker: Broke
     worker.message(100)
     await worker.deliver(300)
     assert worker.position == 0 and worker.acknowledged == [] and worker.state(0).epoch == -1
-
-
-async def test_who_may_not_commit_counts_nothing(broker: Broker, worker: InProcess) -> None:
-    """Paused between its recovery and its seek, it finds what a later owner has committed, and has none of its rows."""
-    fill(broker, range(2 * BUCKET_OFFSETS))
-    broker.committed = BUCKET_OFFSETS
-    worker.is_owner = False
-    await worker.rewind(SOURCE)
-    await worker.deliver(2 * BUCKET_OFFSETS)
-    assert not any(broker.topics.values()) and worker.acknowledged == []
-    assert (worker.position, broker.committed) == (BUCKET_OFFSETS, BUCKET_OFFSETS)
-
-
-async def test_a_partition_that_is_given_away_during_the_first_commit_is_not_begun(broker: Broker, worker: InProcess) -> None:
-    """What its seek had found was of the time before."""
-    fill(broker, range(100))
-    worker.on_commit = partial(worker.rewind, SOURCE)
-    await worker.deliver(100)
-    assert not any(broker.topics.values()) and worker.state(0).epoch == -1
-    worker.on_commit = None
-    await worker.deliver(100)
-    await worker.finish()
-    assert worker.acknowledged == [99]
 
 
 # -- storing and acknowledging
