@@ -18,7 +18,7 @@ from gateway.events_answers import Results
 from gateway.events_decoding import BodyError, documents_of
 from gateway.events_route import count_results
 from gateway.events_taking import EventTaker
-from gateway.request_id import NO_HEADERS, answer_headers, id_of, record_headers
+from gateway.request_id import answer_headers, id_of, record_headers
 from streams.metrics import GatewayMetrics
 from streams.topics import EVENTS
 
@@ -94,7 +94,7 @@ class BeaconRoute:
             self.door.authorize(identity, product, EVENTS.topic)
         results = Results()
         if read.records.users:
-            name = record_headers(id_of(scope["headers"])) or NO_HEADERS
+            name = record_headers(id_of(scope["headers"]))
             results = await self.taker.store(read, name, name, waits=False)
         else:
             results.drop_all(read.refused, {})

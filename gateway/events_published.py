@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,7 +10,9 @@ from pydantic.json_schema import models_json_schema
 
 from gateway import events_beacon, events_route
 from gateway.answers import Headers, Receive, Scope, Send, answer, answer_other_method, error_body
+from gateway.events_answers import Word
 from gateway.events_schema import Code, ProducerBatchV1, ProducerEventV1
+from streams.request_id import SANE
 from streams.version import VERSION
 
 SCHEMAS_PATH = "/v1/schemas"
@@ -28,7 +30,7 @@ class ResultV1(BaseModel):
 
     model_config = ConfigDict(title="Result")
 
-    result: Literal["ok", "duplicate", "warning", "drop", "retry"] = Field(
+    result: Word = Field(
         description="ok: durable; duplicate: accepted before; warning: durable, but changed; drop: refused for good; "
         "retry: not known to be durable, send it again after Retry-After."
     )
@@ -145,7 +147,7 @@ def _events(of: References) -> dict[str, Any]:
         "parameters": [
             _parameter("query", "wait", {"type": "boolean", "default": True}, "false: answer before Kafka has acknowledged."),
             _parameter("header", "Content-Encoding", encodings, "One of these, or none."),
-            _parameter("header", "X-Request-Id", {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,64}$"}, "Comes back."),
+            _parameter("header", "X-Request-Id", {"type": "string", "pattern": f"^{SANE}$"}, "Comes back."),
             _parameter("header", "X-Sent-At", {"type": "string", "format": "date-time"}, "Shows how far clocks differ."),
         ],
         "requestBody": {

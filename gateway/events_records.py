@@ -20,7 +20,7 @@ KIND = "EVENT"
 TYPES_REMEMBERED_MAX = 2_000
 LINE_BREAK = "\n"
 
-_TYPE, _PRODUCT, _SOURCE, _SCHEMA = map(attrgetter, ("type", "product", "source", "schema"))
+_TYPE, _SOURCE, _SCHEMA = map(attrgetter, ("type", "source", "schema"))
 _PROPERTIES, _CONTEXT = map(attrgetter, ("properties", "context"))
 _REST = attrgetter("type", "product", "source", "time")
 _encode_lines = msgspec.json.Encoder().encode_lines

@@ -6,10 +6,10 @@ Off, nothing of this is in a request's way: neither the application nor the conn
 from __future__ import annotations
 
 from gateway.answers import Headers, Receive, Scope, Send, answer, error_body
+from gateway.auth.edge import FORWARDED_PROTO
 from gateway.protocol import Protocol
 from gateway.request_log import AsgiApp
 
-FORWARDED_PROTO = b"x-forwarded-proto"
 OPEN_PATHS = frozenset({"/health", "/live", "/metrics", "/ready"})
 """Balancers and Prometheus ask for these from inside, without TLS; nobody's data is in them."""
 HSTS = ("strict-transport-security", "max-age=31536000")

@@ -6,12 +6,11 @@ All of them write `events.v1`. Nothing here waits for Postgres or for a worker.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from gateway import analytics, events_beacon, events_published, events_route
 from gateway.analytics import Analytics
-from gateway.answers import Receive, Scope, Send
 from gateway.auth.door import Auth
 from gateway.auth.edge import is_production, paths_of, with_cors
 from gateway.body_room import BodyRoom
@@ -20,13 +19,12 @@ from gateway.events_published import Published, json_schemas, openapi
 from gateway.events_route import EventsRoute
 from gateway.events_taking import EventTaker
 from gateway.intake import Intake
+from gateway.request_log import AsgiApp
 from gateway.session_topic import SessionTopic
 from gateway.sessions import Sessions
 from streams.metrics import GatewayMetrics
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS, EVENTS
-
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Products:
@@ -53,7 +51,7 @@ class Products:
             path: with_cors(application, settings.gateway) for path, application in self._applications(settings, metrics)
         }
 
-    def _applications(self, settings: Settings, metrics: GatewayMetrics) -> list[tuple[str, Application]]:
+    def _applications(self, settings: Settings, metrics: GatewayMetrics) -> list[tuple[str, AsgiApp]]:
         room = BodyRoom()
         taker = EventTaker(self.events, self.letters, metrics, settings.events)
         transactions = Analytics(

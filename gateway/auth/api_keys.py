@@ -19,7 +19,7 @@ import msgspec
 
 from gateway.auth.identity import Identity, Quota, RefusalReason, Refused
 from gateway.auth.subjects import Rate
-from gateway.auth.watched_file import BadDocumentError
+from gateway.auth.watched_file import BadDocumentError, read_document
 from streams.clock import SYSTEM_CLOCK, Clock
 
 SCHEME = "apikey"
@@ -66,12 +66,7 @@ def read_keys(path: Path) -> Mapping[str, StoredKey]:
     Raises:
         BadDocumentError: it cannot be read, is no such file, or names a prefix twice.
     """
-    try:
-        keys = msgspec.json.decode(path.read_bytes(), type=KeysDocument).keys
-    except OSError as error:
-        raise BadDocumentError((error.strerror or str(error)).lower()) from error
-    except msgspec.DecodeError as error:
-        raise BadDocumentError(str(error)) from error
+    keys = read_document(path, KeysDocument).keys
     by_prefix = {key.prefix: key for key in keys}
     if len(by_prefix) < len(keys):
         raise BadDocumentError("a prefix is there twice")

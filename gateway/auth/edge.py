@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
 
 from starlette.middleware.cors import CORSMiddleware
 
-from gateway.answers import Receive, Scope, Send
 from gateway.auth.identity import Headers, RefusalReason, Refused
+from gateway.request_log import AsgiApp
 from streams.errors import SettingsError
 from streams.settings import Gateway
 
@@ -29,8 +28,6 @@ CORS_HEADERS = (
 )
 CORS_EXPOSED = ("retry-after", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "x-request-id")
 VERSION_PREFIX = "/v1"
-
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def is_production(gateway: Gateway) -> bool:
@@ -66,7 +63,7 @@ def paths_of(path: str, gateway: Gateway) -> frozenset[str]:
     return frozenset(f"{prefix}{plain}{end}" for prefix in prefixes for end in ("", "/"))
 
 
-def with_cors(app: Application, gateway: Gateway) -> Application:
+def with_cors(app: AsgiApp, gateway: Gateway) -> AsgiApp:
     """Return *app* so that pages of the configured origins may use it; itself where none is configured.
 
     Raises:

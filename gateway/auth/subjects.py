@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from gateway.auth.identity import Identity, Quota, Refused
-from gateway.auth.watched_file import BadDocumentError
+from gateway.auth.watched_file import read_document
 
 URN = re.compile(r"urn:([a-z-]+):([a-z-]+|\*)")
 ALL = "*"
@@ -38,12 +38,7 @@ def read_subjects(path: Path) -> Mapping[str, Grant]:
     Raises:
         BadDocumentError: it cannot be read, or is no such file.
     """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=SubjectsDocument).subjects
-    except OSError as error:
-        raise BadDocumentError((error.strerror or str(error)).lower()) from error
-    except msgspec.DecodeError as error:
-        raise BadDocumentError(str(error)) from error
+    return read_document(path, SubjectsDocument).subjects
 
 
 class Subjects:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import msgspec
+
 from streams.errors import SettingsError, TallyError
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,20 @@ Stamp = tuple[int, int, int] | None
 
 class BadDocumentError(TallyError):
     """A file is not what it should be; says where, without what it holds."""
+
+
+def read_document(path: Path, kind: type[Document]) -> Document:
+    """Return what a file of JSON says.
+
+    Raises:
+        BadDocumentError: it cannot be read, or is no *kind*.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise BadDocumentError((error.strerror or str(error)).lower()) from error
+    except msgspec.DecodeError as error:
+        raise BadDocumentError(str(error)) from error
 
 
 class WatchedFile(Generic[Document]):

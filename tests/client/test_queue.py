@@ -207,6 +207,7 @@ def test_a_close_in_the_middle_of_captures_leaves_none_behind(recorder: Recorder
         assert client.stats() == (len(ids), 0, {"not_sent": len(ids), "closed": 6}, 0)
 
 
+@pytest.mark.parametrize("open_client", [Threads], indirect=True)
 def test_without_a_thread_events_are_told_at_the_end(open_client: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interpreter that goes down starts none; nothing hangs, and nothing is lost in silence."""
 
@@ -214,8 +215,6 @@ def test_without_a_thread_events_are_told_at_the_end(open_client: Opening, monke
         raise RuntimeError("can't start new thread")
 
     client = open_client()
-    if not isinstance(client, Threads):
-        return
     monkeypatch.setattr(threading.Thread, "start", start)
     assert client.capture() is not None
     assert client.flush(NEVER_S) is False

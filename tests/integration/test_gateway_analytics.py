@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from io import BytesIO
@@ -36,13 +36,6 @@ class Kept(NamedTuple):
     key: str
     partition: int
     event: Any
-
-
-@pytest.fixture(scope="module")
-def gateway(kafka_servers: str, topic: str) -> Iterator[Gateway]:
-    """A gateway that has no database: neither a DSN nor a Postgres to find."""
-    with running_gateway(kafka_servers) as process:
-        yield process
 
 
 @pytest.fixture

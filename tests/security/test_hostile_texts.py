@@ -203,7 +203,7 @@ def test_refusals_of_products_hold_neither_payload_nor_internals(job: Job, path:
         assert not re.search(rb"canary|" + INTERNALS, answer.body), answer.body
 
 
-async def broken(*arguments: Any) -> None:
+async def broken(scope: Any, receive: Any, send: Any) -> None:
     raise RuntimeError("canary: a secret of ours")
 
 

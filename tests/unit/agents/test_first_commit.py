@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,14 +17,6 @@ def broker() -> Broker:
     broker = Broker()
     broker.source.update((offset, a_record(cookie=f"user-{offset % 9}")) for offset in range(2 * BUCKET_OFFSETS))
     return broker
-
-
-@pytest.fixture
-async def worker(broker: Broker, tmp_path: Path) -> Any:
-    worker = InProcess(broker, tmp_path)
-    await worker.recover()
-    yield worker
-    worker.close()
 
 
 async def test_who_may_not_commit_counts_nothing(broker: Broker, worker: InProcess) -> None:

@@ -8,7 +8,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -34,14 +33,6 @@ VALUES = [tag.value for tag in some_tags(7, EVENTS, minutes=3)]
 @pytest.fixture
 def broker() -> Broker:
     return Broker()
-
-
-@pytest.fixture
-async def worker(broker: Broker, tmp_path: Path) -> Any:
-    worker = InProcess(broker, tmp_path)
-    await worker.recover()
-    yield worker
-    worker.close()
 
 
 def fill(broker: Broker, offsets: Iterator[int] | range) -> None:

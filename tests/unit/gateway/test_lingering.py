@@ -11,6 +11,8 @@ from gateway import lingering
 from gateway.lingering import LingeringTransport
 
 CHUNK = b"x" * 65_536
+NEVER_S = 3_600.0
+PATIENCE_S = 30.0
 
 
 class Ends(asyncio.Protocol):
@@ -50,6 +52,12 @@ async def answered(*, is_unread: bool) -> tuple[Any, Ends, asyncio.StreamReader,
     return server, made[0], reader, writer
 
 
+@pytest.fixture(autouse=True)
+def _linger_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends a connection here is not that time is over."""
+    monkeypatch.setattr(lingering, "LINGER_S", NEVER_S)
+
+
 async def test_in_the_middle_of_a_request_all_is_read() -> None:
     server, ends, _, writer = await answered(is_unread=True)
     for _ in range(100):
@@ -57,13 +65,13 @@ async def test_in_the_middle_of_a_request_all_is_read() -> None:
         await writer.drain()
     assert not ends.lost.done()
     writer.close()
-    await ends.lost
+    await asyncio.wait_for(ends.lost, PATIENCE_S)
     server.close()
 
 
 async def test_between_requests_it_closes_at_once() -> None:
     server, ends, _, writer = await answered(is_unread=False)
-    await ends.lost
+    await asyncio.wait_for(ends.lost, PATIENCE_S)
     writer.close()
     server.close()
 
@@ -73,7 +81,7 @@ async def test_a_second_close_waits_for_nobody() -> None:
     server, ends, _, writer = await answered(is_unread=True)
     assert ends.closes is not None and not ends.lost.done()
     ends.closes.close()
-    await ends.lost
+    await asyncio.wait_for(ends.lost, PATIENCE_S)
     writer.close()
     server.close()
 
@@ -81,6 +89,6 @@ async def test_a_second_close_waits_for_nobody() -> None:
 async def test_a_client_that_never_ends_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lingering, "LINGER_S", 0.01)
     server, ends, _, writer = await answered(is_unread=True)
-    await ends.lost
+    await asyncio.wait_for(ends.lost, PATIENCE_S)
     writer.close()
     server.close()
