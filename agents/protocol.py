@@ -12,8 +12,9 @@ Invariants, for each source partition:
    everything is counted, and a source that has forgotten those events could not make the rest again.
 5. *Store before acknowledgment.* A batch is acknowledged to Faust when 3 is done, so a commit never passes it.
 6. *Commit at bucket starts.* The transport rounds down: an open bucket is always read again from its first offset. Before
-   anything of an epoch is counted, where it begins is committed: the group refuses that of a worker whose partition has moved
-   on, and may lie after what it recovered; and no commit means nothing counted.
+   anything of an epoch is counted, what its seek found committed is committed again, or for want of that where it begins: the
+   group refuses a worker whose partition has moved on, so what was found is of no later owner, whose rows were never recovered
+   here; and no commit means nothing counted.
 7. *No escape.* An exception in 2 to 5 ends the process. Raising would acknowledge.
 
 A second delivery of any batch, by a restart, a rebalance or a rewind, folds the same cells under the same keys.
@@ -77,7 +78,7 @@ class Batch:
 
 
 class CountingProtocol:
-    """Counts the events of one stream; one for each worker process."""
+    """Counts the events of one stream; a worker process has one for each."""
 
     def __init__(self, tables: StreamTables, fold: Fold, settings: Settings, *, metrics: WorkerMetrics, clock: Clock) -> None:
         self.tables = tables

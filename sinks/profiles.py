@@ -23,11 +23,11 @@ from sinks.writers import DeadLetter, Pending, Place, Record, Written, unreadabl
 from streams.errors import Reason
 from streams.event_time import CANONICAL_LENGTH, format_instant
 from streams.topics import Stream, changelog_of
-from tables.profiles import INVERSE, Row, RowCodec, SpanKey, decode_span
+from tables.profiles import INDEX, INVERSE, Row, RowCodec, SpanKey, decode_span
 
 SPAN_KEY_BYTES = 16
 INT64_MAX = (1 << 63) - 1
-OF_NO_PROFILE = b"\xfe"
+OF_NO_PROFILE = INDEX
 """From this byte on a key is that of no user, whose UTF-8 has none: what tells duplicates begins with it (docs/data.md)."""
 
 
